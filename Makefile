@@ -1,0 +1,53 @@
+# The project's tasks; each makes its own .venv from envs/requirements.lock. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+CORES ?= $(shell nproc)
+CONFIG ?= config.yaml
+STUDY ?= .
+RUN := export PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)" LCM_HOME="$(CURDIR)";
+SNAKEMAKE := $(RUN) snakemake --snakefile $(CURDIR)/Snakefile --workflow-profile $(CURDIR)/profiles/default --cores $(CORES)
+
+.PHONY: help demo study real test check bench docs lock
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/ok ## the demo study, start to end, needing no input
+	@$(SNAKEMAKE)
+	@$(RUN) python -m lcm report --verdict --output results/report
+
+study: .venv/ok ## your own study: make study CONFIG=my.yaml STUDY=folder-for-results
+	@mkdir -p $(STUDY)
+	@$(SNAKEMAKE) --configfile $(CONFIG) --directory $(STUDY)
+	@$(RUN) cd $(STUDY) && python -m lcm report --verdict --output results/report
+
+test: .venv/ok ## every test
+	@$(RUN) python -m pytest -n $(CORES) --dist worksteal
+
+check: .venv/ok ## format, lint, types, import laws, generated files
+	@$(RUN) ruff format --check --quiet lcm tests docs benchmarks
+	@$(RUN) ruff check --quiet lcm tests docs benchmarks
+	@$(RUN) snakefmt --quiet --check Snakefile workflow
+	@$(RUN) mypy
+	@$(RUN) lint-imports --no-timing
+	@$(RUN) python docs/generate.py --check
+
+docs: .venv/ok ## regenerate the JSON schema and the README's tables and graph
+	@$(RUN) python docs/generate.py
+
+bench: .venv/ok ## timings against peers, in one run
+	@$(RUN) python benchmarks/imaging.py
+
+lock: ## pin what pyproject.toml asks for, in a fresh environment
+	@rm -rf .lockenv && $(PYTHON) -m venv .lockenv
+	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .lockenv/asked.txt
+	@.lockenv/bin/pip install --quiet -r .lockenv/asked.txt
+	@.lockenv/bin/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | grep -viE '^(nvidia|cuda|triton)' > envs/requirements.lock
+	@rm -rf .lockenv
+
+.venv/ok: envs/requirements.lock
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	@echo "installing the pinned packages into .venv (once) …"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	@touch $@

@@ -1,0 +1,30 @@
+"""From raw BIDS to a benchmark table: the configuration, one file a stage in running order, one target."""
+
+if not config:
+
+    configfile: f"{workflow.basedir}/config.yaml"
+
+
+shell.prefix(f"export PYTHONPATH={workflow.basedir}; ")
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/simulate.smk"
+include: "workflow/rules/index.smk"
+include: "workflow/rules/preprocess.smk"
+include: "workflow/rules/parcellate.smk"
+include: "workflow/rules/denoise.smk"
+include: "workflow/rules/correlate.smk"
+include: "workflow/rules/harmonize.smk"
+include: "workflow/rules/split.smk"
+include: "workflow/rules/pretrain.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """The report, from which every other result follows."""
+    default_target: True
+    input:
+        "results/report/index.html",

@@ -1,0 +1,81 @@
+"""The one door: `python -m lcm <stage>` runs a stage by hand exactly as its Snakemake rule does."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+import pydantic
+
+from lcm.config import SETTINGS, STAGE_ROOMS, Settings
+from lcm.provenance import record
+from lcm.tables import write_atomically
+
+log = logging.getLogger("lcm")
+
+
+def _usage() -> str:
+    names = "\n  ".join(STAGE_ROOMS)
+    return (
+        f"usage: python -m lcm <stage> [options]\n\nstages, in running order:\n  {names}\n\n"
+        "python -m lcm <stage> --help explains one."
+    )
+
+
+def _settings(stage: str, text: str) -> Settings:
+    """The stage's section of config.yaml, handed over as JSON; `{}` takes every default."""
+    try:
+        return SETTINGS[stage].model_validate(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--settings: not JSON ({error})") from None
+    except pydantic.ValidationError as error:
+        lines = (f"{stage}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError("--settings: " + "; ".join(lines)) from None
+
+
+def _write_record(stage: str, module: object, options: argparse.Namespace, started: float) -> None:
+    """Put the record beside the output: `x.arrow` gets `x.json`, a folder gets `record.json`."""
+    output: Path = options.output
+    beside = output / "record.json" if output.is_dir() else output.with_suffix(".json")
+    inputs = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path != output}
+    inputs = {name: path for name, path in inputs.items() if path.exists()}
+    methods = module.methods(options.settings) if hasattr(module, "methods") else None
+    with write_atomically(beside) as temporary:
+        temporary.write_text(record(stage, options.settings, inputs, started, methods), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage; 0 when its output stands, 1 with one line on stderr when it does not, 2 for a wrong call."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in STAGE_ROOMS:
+        sys.stderr.write(_usage() + "\n")
+        return 0 if arguments in (["--help"], ["-h"]) else 2
+    stage = arguments[0]
+    started = time.monotonic()
+    module = importlib.import_module(f"{STAGE_ROOMS[stage]}.{stage}")
+    parser = argparse.ArgumentParser(prog=f"lcm {stage}", description=module.__doc__)
+    module.arguments(parser)
+    parser.add_argument("--settings", default="{}", help=f"the `{stage}` section of config.yaml, as JSON")
+    options = parser.parse_args(arguments[1:])
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        options.settings = _settings(stage, options.settings)
+        code = module.main(options)
+        if code is None:
+            _write_record(stage, module, options, started)
+    except (ValueError, OSError) as error:
+        if os.environ.get("LCM_TRACEBACK"):
+            raise
+        log.error("%s", error)
+        return 1
+    return code or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""config.yaml as frozen types: one class a stage, every value with a unit, a range and a reason."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+STAGE_ROOMS: dict[str, str] = {
+    "simulate": "lcm.cohort",
+    "index": "lcm.imaging",
+    "preprocess": "lcm.imaging",
+    "parcellate": "lcm.imaging",
+    "denoise": "lcm.imaging",
+    "correlate": "lcm.imaging",
+    "harmonize": "lcm.cohort",
+    "split": "lcm.cohort",
+    "pretrain": "lcm.training",
+    "finetune": "lcm.training",
+    "evaluate": "lcm.evaluation",
+    "report": "lcm.evaluation",
+}
+"""Every stage in running order and the room its module lives in."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
+"""A dataset, task or model name: it becomes a folder, so no slash, dot, underscore or space."""
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ── what to make ────────────────────────────────────────────────────────────────────────────────
+
+
+class Dataset(Settings):
+    """One folder of scans and the cohort whose phenotype tables describe its people."""
+
+    path: str = Field(description="folder of the dataset, relative to the working directory")
+    input: Literal["bids", "derivatives", "series"] = Field(
+        description="bids: raw images; derivatives: fMRIPrep output; series: ready region series"
+    )
+    cohort: str = Field(description="file in lcm/cohort/sources/ that reads this cohort's own tables")
+    phenotypes: str | None = Field(default=None, description="folder of the cohort's tables; null: BEIs stay missing")
+    pattern: str | None = Field(default=None, description="series only: glob of the files inside path")
+    tr_s: float | None = Field(
+        default=None, gt=0, le=20, description="series only: repetition time, which these files do not carry"
+    )
+    denoised: bool = Field(default=False, description="series only: confounds are already regressed out")
+
+    @model_validator(mode="after")
+    def _series_fields_belong_to_series(self) -> Dataset:
+        if self.input == "series" and self.pattern is None:
+            raise ValueError("a series dataset needs `pattern`, the glob of its files, e.g. '*_rois_aal.1D'")
+        if self.input != "series" and (self.pattern or self.tr_s or self.denoised):
+            raise ValueError("pattern, tr_s and denoised are for `input: series` only")
+        return self
+
+
+class Task(Settings):
+    """One question of the benchmark: predict a BEI in some cohorts."""
+
+    target: str = Field(description="BEI to predict, a name of lcm/cohort/vocabulary.yaml")
+    levels: tuple[str, ...] = Field(
+        default=(), description="levels to tell apart, the positive one last; empty for a continuous BEI"
+    )
+    cohorts: tuple[str, ...] = Field(default=(), description="cohorts asked; empty: all that have the BEI")
+
+
+class Model(Settings):
+    """One row of the benchmark: an architecture of lcm/models, its size and where its weights start."""
+
+    architecture: str = Field(description="a name of lcm.models.MODELS")
+    start: Literal["scratch", "pretrained"] = Field(
+        default="scratch", description="pretrained: finetune begins from the weights of `pretrain` on the same fold"
+    )
+    size: dict[str, int | float] = Field(
+        default_factory=dict, description="arguments of the architecture, e.g. {num_layers: 2, width: 64}"
+    )
+
+
+# ── how to make it, in running order ────────────────────────────────────────────────────────────
+
+
+class Simulate(Settings):
+    """The demo study: eight small cohorts with planted effects, in their cohorts' own layouts."""
+
+    seed: int = Field(default=20251018, ge=0, description="every simulated number follows from it")
+    raw_people: int = Field(default=3, ge=1, le=50, description="people of the raw BIDS cohort (HCPA)")
+    derivative_people: int = Field(default=8, ge=2, le=500, description="people of the fMRIPrep cohort (HCPYA)")
+    series_people: int = Field(default=48, ge=8, le=5000, description="people of each cohort of ready series")
+    num_volumes: int = Field(default=120, ge=40, le=2000, description="volumes of every simulated run")
+    tr_s: float = Field(default=2.0, gt=0, le=10, description="repetition time")
+    voxel_mm: float = Field(default=4.0, ge=3, le=8, description="voxel size of the simulated BOLD")
+    effect: float = Field(
+        default=0.35, ge=0, le=1.5, description="shift, in Fisher z, of the edges that age, sex and diagnosis move"
+    )
+
+
+class Index(Settings):
+    """Find every run, once."""
+
+    batch_size: int = Field(default=50, ge=1, le=5000, description="most participants a batch job takes on average")
+
+
+class Preprocess(Settings):
+    """Raw BOLD to MNI with nipype and antspyx, confounds under fMRIPrep's names."""
+
+    template: Literal["nilearn", "MNI152NLin2009cAsym", "MNI152NLin6Asym"] = Field(
+        default="nilearn",
+        description="nilearn: MNI152NLin2009aSym shipped inside nilearn; others: from TEMPLATEFLOW_HOME, never downloaded",
+    )
+    resolution_mm: float = Field(default=3.0, ge=1, le=6, description="voxel size of the BOLD written in MNI space")
+    registration_mm: float = Field(default=2.0, ge=1, le=6, description="grid on which T1w and template are matched")
+    normalization: Literal["SyN", "Affine"] = Field(default="SyN", description="T1w (or mean BOLD) to template")
+    min_volumes: int = Field(default=20, ge=5, le=1000, description="a shorter run is excluded")
+    seed: int = Field(default=1, ge=1, description="ANTs' random sampling of the similarity metric")
+
+
+class Parcellate(Settings):
+    """Mean series of every atlas region, in one pass over the file."""
+
+    atlas: str = Field(default="AAL", description="folder of lcm/atlases, or a path to a BIDS-atlas folder")
+    min_coverage: float = Field(
+        default=0.5, ge=0, le=1, description="a region with a smaller share of its voxels in the brain mask is NaN"
+    )
+
+
+class Denoise(Settings):
+    """Confound regression, filtering and censoring of region series."""
+
+    strategy: str = Field(default="9P", description="file in lcm/imaging/confounds, or a path to a YAML of that form")
+    low_hz: float | None = Field(default=0.01, ge=0, lt=1, description="high-pass edge; null: none")
+    high_hz: float | None = Field(default=0.08, gt=0, lt=2, description="low-pass edge; null: none")
+    filter_order: int = Field(default=2, ge=1, le=8, description="Butterworth order, forward and backward")
+    detrend: bool = Field(default=True, description="remove a linear trend before filtering")
+    fd_mm: float | None = Field(default=0.5, gt=0, description="censor volumes that moved more (Power FD); null: none")
+    min_minutes: float = Field(default=2.0, ge=0, description="a run with less kept data is excluded")
+
+
+class Correlate(Settings):
+    """Pearson correlation of every pair of regions, sample estimator."""
+
+    min_volumes: int = Field(default=30, ge=3, description="a run with fewer kept volumes is excluded")
+
+
+class Harmonize(Settings):
+    """Eight cohorts' own tables into one BEI table."""
+
+    pseudo_labels: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="cohort → {BEI: level} assumed where nothing was observed; marked `pseudo` in the table",
+    )
+    policies: dict[str, str] = Field(
+        default_factory=dict,
+        description="cohort → label policy of its source file, e.g. {adni: dementia_only}; absent: the file's default",
+    )
+
+
+class Split(Settings):
+    """Person-level stratified folds, written once."""
+
+    num_folds: int = Field(default=3, ge=2, le=20, description="outer folds; each person is tested once")
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=0.5, description="share of a fold's training people kept for choosing the epoch"
+    )
+    seed: int = Field(default=142857, ge=0, description="the LCM authors' KFold seed")
+
+
+class Training(Settings):
+    """What the one loop needs; pretrain and finetune share it."""
+
+    max_epochs: int = Field(default=40, ge=1, description="most passes over the training people")
+    patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before it stops")
+    batch_size: int = Field(default=32, ge=1, description="scans a step")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Adam; the LCM paper's value is 1e-4")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled (AdamW)")
+    first_stage_epochs: int = Field(
+        default=5, ge=0, description="LCM: epochs on the layer mean before the best layer is trained (paper m = 5)"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="Fabric's precision flag")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Fabric's accelerator flag")
+    seed: int = Field(default=0, ge=0, description="weights, shuffling and dropout")
+
+
+class Pretrain(Training):
+    """Multitask pretraining on a fold's training people."""
+
+    targets: tuple[str, ...] = Field(
+        default=("sex", "age", "cognitive_state", "alzheimers", "parkinsons", "autism"),
+        description="BEIs that supervise; a missing label is masked",
+    )
+    pseudo_weight: float = Field(default=0.0, ge=0, le=1, description="weight of pseudo labels in the loss")
+    loss_weights: dict[str, float] = Field(
+        default_factory=lambda: {"age": 1e-4}, description="per BEI, 1 where absent (LCM paper: age 1e-4, in years)"
+    )
+
+
+class Finetune(Training):
+    """One task on one fold, from scratch or from the fold's pretrained weights."""
+
+    train_share: float = Field(default=1.0, gt=0, le=1, description="share of training people used (few-shot)")
+
+
+class Evaluate(Settings):
+    """Predictions of the test people, one row a person, and their scores."""
+
+    num_bootstraps: int = Field(default=1000, ge=100, le=100000, description="person-level resamples for the 95 % CI")
+    seed: int = Field(default=0, ge=0, description="of the bootstrap")
+
+
+class Report(Settings):
+    """The benchmark table, the figures and the page that holds them."""
+
+    title: str = Field(default="Connectome benchmark", description="heading of the page")
+    num_qc_scans: int = Field(default=6, ge=1, le=100, description="scans a dataset shown in the QC section")
+    min_test_people_per_level: int = Field(default=30, ge=1, description="a row with fewer is printed without ranking")
+
+
+class Study(Settings):
+    """The whole of config.yaml."""
+
+    datasets: dict[Name, Dataset]
+    tasks: dict[Name, Task]
+    models: dict[Name, Model]
+    simulate: Simulate | None = Field(default=None, description="null: the datasets are real and nothing is simulated")
+    index: Index
+    preprocess: Preprocess
+    parcellate: Parcellate
+    denoise: Denoise
+    correlate: Correlate
+    harmonize: Harmonize
+    split: Split
+    pretrain: Pretrain
+    finetune: Finetune
+    evaluate: Evaluate
+    report: Report
+
+    def block_json(self, name: str) -> str:
+        """One of the blocks datasets, tasks, models as JSON."""
+        return json.dumps({key: entry.model_dump(mode="json") for key, entry in getattr(self, name).items()})
+
+
+def read_study(config: dict[str, object]) -> Study:
+    """The configuration as a Study; an unknown key, a wrong value or a missing section is named with its place."""
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise ValueError("the configuration is not valid:\n" + "\n".join(lines)) from None
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    "simulate": Simulate,
+    "index": Index,
+    "preprocess": Preprocess,
+    "parcellate": Parcellate,
+    "denoise": Denoise,
+    "correlate": Correlate,
+    "harmonize": Harmonize,
+    "split": Split,
+    "pretrain": Pretrain,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "report": Report,
+}
+"""The class of each stage's section; the names equal STAGE_ROOMS and the fields of Study (tested)."""

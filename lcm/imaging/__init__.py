@@ -1,0 +1,1 @@
+"""Images to tables: index, preprocess, parcellate, denoise, correlate."""

@@ -1,0 +1,215 @@
+"""Denoise: interpolate censored volumes, detrend, filter, regress confounds out, drop what was censored."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcm.atlas import load_atlas
+from lcm.config import Denoise
+from lcm.imaging.series import SeriesError, covered, read_series
+from lcm.imaging.strategy import Confounds, ConfoundsError, Strategy, read_strategy
+from lcm.tables import (
+    OK,
+    SCANS,
+    atlas_name,
+    denoised_schema,
+    excluded,
+    failed,
+    read_arrow,
+    read_tsv,
+    region_names,
+    write_arrow,
+)
+
+# T time, R regions, K confounds
+
+log = logging.getLogger(__name__)
+
+
+class Refused(ValueError):
+    """A run that a rule of the study leaves out; the text is the reason."""
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Residual series T×R (NaN rows where a volume was censored, NaN columns where a region is uncovered)."""
+
+    series_TR: NDArray[np.float64]
+    kept_T: NDArray[np.bool_]
+    fd_mm_T: NDArray[np.float64] | None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The stage's own flags."""
+    parser.add_argument("--scans", type=Path, required=True, help="the batch's table, from results/index/batches")
+    parser.add_argument(
+        "--series", type=Path, nargs="?", help="the batch's series from parcellate; absent: ready series"
+    )
+    parser.add_argument("--atlas", required=True, help="atlas of ready series, as in parcellate.atlas")
+    parser.add_argument("--strategy", type=Path, required=True, help="YAML file of the confound strategy")
+    parser.add_argument("--output", type=Path, required=True, help="Arrow table of denoised series, one row a scan")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Write one row a scan of the batch, whatever became of it."""
+    import pyarrow as pa
+
+    strategy = read_strategy(options.strategy)
+    if options.series:
+        table = read_arrow(options.series)
+        regions, atlas, rows = region_names(table), atlas_name(table), _parcellated(table)
+    else:
+        loaded = load_atlas(options.atlas)
+        regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
+    done = [_row(row, len(regions), strategy, options.settings) for row in rows]
+    write_arrow(pa.Table.from_pylist(done, schema=denoised_schema(regions, atlas, strategy.name)), options.output)
+
+
+def methods(settings: Denoise) -> str:
+    """One sentence for a paper's methods section."""
+    band = (
+        f"{settings.low_hz or 0:g}–{settings.high_hz:g} Hz"
+        if settings.high_hz
+        else f"above {settings.low_hz or 0:g} Hz"
+    )
+    censoring = (
+        f"volumes with framewise displacement over {settings.fd_mm:g} mm were interpolated before and dropped after"
+    )
+    return (
+        f"Region series were {'detrended, ' if settings.detrend else ''}band-pass filtered ({band}, Butterworth order "
+        f"{settings.filter_order}, zero phase) together with the {Path(settings.strategy).stem} confounds, which were then "
+        f"regressed out; {censoring if settings.fd_mm else 'no volume was censored'}. Runs with less than "
+        f"{settings.min_minutes:g} minutes left were excluded."
+    )
+
+
+def _parcellated(table: Any) -> Iterator[dict[str, Any]]:
+    for row in table.to_batches(max_chunksize=1):
+        yield row.to_pylist()[0] | {"series": row.column("series")[0].values}
+
+
+def _ready(scans: Path, atlas: str) -> Iterator[dict[str, Any]]:
+    """Rows like parcellate's for ready series files, which bring no confounds."""
+    loaded = load_atlas(atlas)
+    for scan in read_tsv(scans, SCANS).to_dict("records"):
+        row = {key: scan[key] for key in ("dataset", "participant_id", "scan", "outcome")} | {"confounds": None}
+        if scan["outcome"] == OK:
+            try:
+                series_TR = read_series(Path(scan["series"]), loaded)
+                row |= {"tr_s": scan["tr_s"], "num_volumes": len(series_TR), "series": series_TR.ravel()}
+                row["coverage"] = covered(series_TR)
+            except SeriesError as error:
+                row["outcome"] = failed(str(error))
+        yield row
+
+
+def _row(row: dict[str, Any], num_regions: int, strategy: Strategy, settings: Denoise) -> dict[str, Any]:
+    kept = {
+        key: row.get(key) for key in ("dataset", "participant_id", "scan", "outcome", "tr_s", "num_volumes", "coverage")
+    }
+    if row["outcome"] != OK:
+        return kept
+    series_TR = np.asarray(row["series"]).reshape(-1, num_regions)
+    try:
+        confounds = Confounds(Path(row["confounds"]), len(series_TR)) if row["confounds"] else None
+        done = denoise(series_TR, row["tr_s"], confounds, strategy, settings)
+    except Refused as reason:
+        return kept | {"outcome": excluded(str(reason))}
+    except ConfoundsError as error:
+        log.warning("a scan of dataset %s failed: %s", row["dataset"], error)
+        return kept | {"outcome": failed(str(error))}
+    fd_mm_T = done.fd_mm_T
+    return kept | {
+        "num_kept": int(done.kept_T.sum()),
+        "mean_fd_mm": None if fd_mm_T is None else float(fd_mm_T.mean()),
+        "fd_mm": fd_mm_T,
+        "kept": done.kept_T,
+        "series": done.series_TR.ravel(),
+    }
+
+
+def denoise(
+    series_TR: NDArray[np.float64],
+    tr_s: float | None,
+    confounds: Confounds | None,
+    strategy: Strategy,
+    settings: Denoise,
+) -> Denoised:
+    """Residuals of a run's region series in the order of Lindquist et al. 2019 (doi:10.1002/hbm.24528).
+
+    Dummy volumes go first. Censored volumes are interpolated (cubic spline, no extrapolation at the edges) in series and
+    confounds, both are detrended and band-passed, betas are fitted on kept volumes, and what was censored is dropped.
+
+    Raises:
+        Refused: too little data is left, by time or by degrees of freedom.
+        ConfoundsError: the confounds do not fit the run.
+    """
+    if tr_s is None or np.isnan(tr_s):
+        raise Refused("no repetition time, so nothing can be filtered; set tr_s of the dataset")
+    if confounds is None and strategy.columns:
+        raise Refused(f"strategy {strategy.name} needs confounds and a ready series has none; declare it denoised")
+    num_volumes = len(series_TR)
+    fd_mm_T = confounds.fd_mm() if confounds and settings.fd_mm else None
+    design_TK = confounds.design(strategy.columns) if confounds else np.empty((num_volumes, 0))
+    kept_T = np.arange(num_volumes) >= (confounds.num_dummies if confounds else 0)
+    if fd_mm_T is not None and settings.fd_mm is not None:
+        kept_T &= fd_mm_T <= settings.fd_mm
+    _refuse_short(kept_T, design_TK, tr_s, settings)
+    present_R = ~np.isnan(series_TR).any(axis=0)
+    residuals_TR = np.full(series_TR.shape, np.nan)
+    # From the first kept volume to the last: a spline must not extrapolate over censored edges.
+    span = slice(np.flatnonzero(kept_T)[0], np.flatnonzero(kept_T)[-1] + 1)
+    cleaned = _clean(series_TR[span, present_R], design_TK[span], kept_T[span], tr_s, settings)
+    residuals_TR[np.ix_(kept_T, present_R)] = cleaned
+    return Denoised(residuals_TR, kept_T, fd_mm_T)
+
+
+def _refuse_short(kept_T: NDArray[np.bool_], design_TK: NDArray[np.float64], tr_s: float, settings: Denoise) -> None:
+    minutes = kept_T.sum() * tr_s / 60
+    if minutes < settings.min_minutes:
+        raise Refused(f"less than {settings.min_minutes:g} minutes left after censoring")
+    # A band-pass keeps this share of a white series' degrees of freedom.
+    high_hz = min(settings.high_hz or np.inf, 0.5 / tr_s)
+    share = max(0.0, min(1.0, 2 * tr_s * (high_hz - (settings.low_hz or 0))))
+    left = kept_T.sum() * share - np.linalg.matrix_rank(design_TK)
+    if left < 1:
+        raise Refused("no degree of freedom left after filter and confounds")
+
+
+def _clean(
+    series_TR: NDArray[np.float64],
+    design_TK: NDArray[np.float64],
+    kept_T: NDArray[np.bool_],
+    tr_s: float,
+    settings: Denoise,
+) -> NDArray[np.float64]:
+    """`nilearn.signal.clean` with every parameter that shapes the result; rows are the kept volumes."""
+    from nilearn.signal import clean
+
+    filtering = settings.low_hz is not None or settings.high_hz is not None
+    return clean(
+        series_TR,
+        runs=None,
+        detrend=settings.detrend,
+        standardize=False,
+        sample_mask=np.flatnonzero(kept_T),
+        confounds=design_TK if design_TK.shape[1] else None,
+        standardize_confounds=True,
+        filter="butterworth" if filtering else False,
+        low_pass=settings.high_hz,
+        high_pass=settings.low_hz,
+        t_r=tr_s,
+        ensure_finite=False,
+        extrapolate=False,
+        butterworth__order=settings.filter_order,
+        butterworth__padtype="constant",
+        butterworth__padlen=len(series_TR) - 1,
+    )

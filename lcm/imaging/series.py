@@ -1,0 +1,97 @@
+"""Ready region series of other pipelines: read them, and put their columns in the atlas's order by name."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcm.atlas import Atlas
+
+# T time, R regions of the atlas, C columns of the file
+
+_MAT_KEYS = ("data", "ROISignals")
+"""Variables of Xu et al.'s `*_features_timeseries.mat` and of DPARSF's exports."""
+
+
+class SeriesError(ValueError):
+    """A series that cannot be used; the text is its outcome."""
+
+
+def read_series(path: Path, atlas: Atlas) -> NDArray[np.float64]:
+    """Series T×R in the atlas's order; a region that the file lacks, or that is constant, is NaN.
+
+    `.1D[.gz]` columns are matched by the `#<region id>` header, `.tsv` columns by region name; `.mat` carries no names,
+    so it must have exactly R columns, in the atlas's order.
+
+    Raises:
+        SeriesError: unreadable file, unknown or repeated region, wrong number of columns, or no finite value.
+    """
+    try:
+        names, values_TC = _parse(path)
+    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
+        if isinstance(error, SeriesError):
+            raise
+        raise SeriesError(f"unreadable series file ({type(error).__name__})") from None
+    series_TR = _in_atlas_order(names, values_TC, atlas)
+    with np.errstate(invalid="ignore"):
+        constant_R = np.ptp(series_TR, axis=0) == 0
+    series_TR[:, constant_R | ~np.isfinite(series_TR).all(axis=0)] = np.nan
+    if np.isnan(series_TR).all():
+        raise SeriesError("no region has a signal")
+    return series_TR
+
+
+def covered(series_TR: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Coverage of a ready series: 1 where a region has a signal, 0 where it has none; shares are not known."""
+    return (~np.isnan(series_TR).any(axis=0)).astype(np.float32)
+
+
+def _parse(path: Path) -> tuple[list[str] | None, NDArray[np.float64]]:
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".mat"):
+        return None, _parse_mat(path)
+    if name.endswith((".1D", ".tsv")):
+        return _parse_text(path)
+    raise SeriesError(f"unknown series format {path.suffix!r}; known: .1D, .1D.gz, .tsv, .mat")
+
+
+def _parse_text(path: Path) -> tuple[list[str], NDArray[np.float64]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as stream:
+        names = stream.readline().rstrip("\n").split("\t")
+        values_TC = np.genfromtxt(stream, delimiter="\t", missing_values="n/a", filling_values=np.nan, ndmin=2)
+    if values_TC.shape[1] != len(names):
+        raise SeriesError(f"header names {len(names)} regions, rows have {values_TC.shape[1]} values")
+    return [n.strip() for n in names], values_TC
+
+
+def _parse_mat(path: Path) -> NDArray[np.float64]:
+    from scipy.io import loadmat
+
+    content = loadmat(path, variable_names=_MAT_KEYS)
+    found = [key for key in _MAT_KEYS if key in content]
+    if len(found) != 1:
+        raise SeriesError(f"expected one of the variables {', '.join(_MAT_KEYS)}, found {len(found)}")
+    return np.asarray(content[found[0]], dtype=np.float64)
+
+
+def _in_atlas_order(names: Sequence[str] | None, values_TC: NDArray[np.float64], atlas: Atlas) -> NDArray[np.float64]:
+    if names is None:
+        if values_TC.ndim != 2 or values_TC.shape[1] != atlas.num_regions:
+            raise SeriesError(f"shape {values_TC.shape} does not fit the {atlas.num_regions} regions of {atlas.name}")
+        return values_TC.copy()
+    position = {name: i for i, name in enumerate(atlas.names)} | {f"#{n}": i for i, n in enumerate(atlas.ids)}
+    unknown = [name for name in names if name not in position]
+    if unknown:
+        raise SeriesError(f"{len(unknown)} columns are not regions of {atlas.name}, first {unknown[0]!r}")
+    columns = [position[name] for name in names]
+    if len(set(columns)) != len(columns):
+        raise SeriesError("a region appears in two columns")
+    series_TR = np.full((values_TC.shape[0], atlas.num_regions), np.nan)
+    series_TR[:, columns] = values_TC
+    return series_TR

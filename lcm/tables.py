@@ -1,0 +1,281 @@
+"""Every table on disk: its columns and types, one reader, one writer, and no half-written file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Kind = Literal["text", "optional text", "number", "optional number", "count", "optional count"]
+
+OK = "ok"
+MISSING = "n/a"
+
+
+def excluded(reason: str) -> str:
+    """The outcome of a scan that a rule of the study leaves out."""
+    return f"excluded: {reason}"
+
+
+def failed(reason: str) -> str:
+    """The outcome of a scan that could not be processed."""
+    return f"failed: {reason}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A TSV that people look at: columns in order, their kinds, and the columns that name a row."""
+
+    name: str
+    columns: dict[str, Kind]
+    key: tuple[str, ...]
+    more: Kind | None = None
+    """Kind of further columns a file may bring (the BEIs of the vocabulary, QC numbers); None: no others."""
+
+
+SCAN_KEY = ("dataset", "scan")
+
+SCANS = Table(
+    "scans",
+    {
+        "dataset": "text",
+        "batch": "text",
+        "participant_id": "text",
+        "session_id": "optional text",
+        "task": "optional text",
+        "run": "optional text",
+        "scan": "text",
+        "input": "text",
+        "bold": "optional text",
+        "t1w": "optional text",
+        "mask": "optional text",
+        "confounds": "optional text",
+        "series": "optional text",
+        "space": "optional text",
+        "tr_s": "optional number",
+        "num_volumes": "optional count",
+        "note": "optional text",
+        "fingerprint": "text",
+        "outcome": "text",
+    },
+    key=SCAN_KEY,
+)
+RUNS = Table(
+    "runs",
+    {
+        "dataset": "text",
+        "participant_id": "text",
+        "scan": "text",
+        "bold": "optional text",
+        "mask": "optional text",
+        "confounds": "optional text",
+        "tr_s": "optional number",
+        "num_volumes": "optional count",
+        "template": "optional text",
+        "mean_fd_mm": "optional number",
+        "dice_template": "optional number",
+        "outcome": "text",
+    },
+    key=SCAN_KEY,
+)
+BEI = Table(
+    "bei",
+    {
+        "dataset": "text",
+        "scan": "text",
+        "cohort": "text",
+        "participant_id": "text",
+        "session_id": "optional text",
+        "person_id": "text",
+        "site": "optional text",
+    },
+    key=SCAN_KEY,
+    more="optional text",
+)
+COHORT_FLOW = Table(
+    "cohort_flow",
+    {"cohort": "text", "step": "text", "reason": "optional text", "count": "count"},
+    key=("cohort", "step", "reason"),
+)
+FOLDS = Table("folds", {"person_id": "text", "fold": "count", "role": "text"}, key=("person_id", "fold"))
+SCORES = Table(
+    "scores",
+    {
+        "model": "text",
+        "task": "text",
+        "cohort": "text",
+        "metric": "text",
+        "value": "optional number",
+        "ci_low": "optional number",
+        "ci_high": "optional number",
+        "num_people": "count",
+        "num_per_level": "optional text",
+    },
+    key=("model", "task", "cohort", "metric"),
+)
+OUTCOMES = Table("outcomes", {"dataset": "text", "outcome": "text", "count": "count"}, key=("dataset", "outcome"))
+
+_DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
+
+
+def _schema(table: Table, columns: Sequence[str]):  # noqa: ANN202 - pandera is imported late
+    import pandera.pandas as pa
+
+    def column(kind: Kind) -> pa.Column:
+        nullable = kind.startswith("optional ")
+        return pa.Column(_DTYPES[kind.removeprefix("optional ")], nullable=nullable, coerce=True)
+
+    known = {name: column(kind) for name, kind in table.columns.items()}
+    further = {name: column(table.more) for name in columns if table.more and name not in known}
+    return pa.DataFrameSchema(known | further, strict=True, unique=list(table.key), name=table.name)
+
+
+def _validate(frame: pd.DataFrame, table: Table, path: Path) -> pd.DataFrame:
+    """The frame with its columns typed and in order; a defect stops with file, column and count, never with a row."""
+    import pandera.errors
+
+    try:
+        valid = _schema(table, list(frame.columns)).validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as errors:
+        cases = errors.failure_cases
+        found = cases.groupby(["column", "check"], dropna=False).size()
+        lines = [f"column {column}: {check} ({count} times)" for (column, check), count in found.items()]
+        raise ValueError(f"{path}: not a valid {table.name} table: {'; '.join(lines)}") from None
+    further = [name for name in valid.columns if name not in table.columns]
+    return valid[[*table.columns, *further]]
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """A path in the same folder to write to; it becomes `path` only when the block ends well and the bytes are on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffixes stay last because nibabel and others choose the format by them.
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_tsv(frame: pd.DataFrame, path: Path, table: Table) -> None:
+    """Write a validated table; missing cells become n/a (BIDS)."""
+    valid = _validate(frame, table, path)
+    with write_atomically(path) as temporary:
+        valid.to_csv(temporary, sep="\t", index=False, na_rep=MISSING, lineterminator="\n")
+
+
+def read_tsv(path: Path, table: Table) -> pd.DataFrame:
+    """Read and validate a table; n/a becomes missing, and no other text does."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such {table.name} table")
+    frame = pd.read_csv(path, sep="\t", dtype="str", na_values=[MISSING], keep_default_na=False, encoding="utf-8")
+    return _validate(frame, table, path)
+
+
+def write_arrow(table: pa.Table, path: Path) -> None:
+    """Write an Arrow IPC file, uncompressed so that readers can map it."""
+    import pyarrow as pa
+
+    with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
+        writer.write_table(table)
+
+
+def read_arrow(path: Path) -> pa.Table:
+    """Map an Arrow IPC file into memory; nothing is read until a column is used."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such Arrow table")
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+
+
+# ── tables of arrays: one row a scan, regions named in the schema's metadata ────────────────────
+
+
+def _array_schema(columns: dict[str, pa.DataType], regions: Sequence[str], atlas: str, **more: str) -> pa.Schema:
+    import pyarrow as pa
+
+    metadata = {"regions": json.dumps(list(regions)), "atlas": atlas, **more}
+    return pa.schema([pa.field(name, kind) for name, kind in columns.items()], metadata=metadata)
+
+
+def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
+    """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask."""
+    import pyarrow as pa
+
+    columns = {
+        "dataset": pa.string(),
+        "participant_id": pa.string(),
+        "scan": pa.string(),
+        "outcome": pa.string(),
+        "tr_s": pa.float64(),
+        "num_volumes": pa.int32(),
+        "confounds": pa.string(),
+        "coverage": pa.list_(pa.float32()),
+        "series": pa.list_(pa.float64()),
+    }
+    return _array_schema(columns, regions, atlas)
+
+
+def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
+    """Denoised series: all volumes, with `kept` marking those that may enter a connectome."""
+    import pyarrow as pa
+
+    columns = {
+        "dataset": pa.string(),
+        "participant_id": pa.string(),
+        "scan": pa.string(),
+        "outcome": pa.string(),
+        "tr_s": pa.float64(),
+        "num_volumes": pa.int32(),
+        "num_kept": pa.int32(),
+        "mean_fd_mm": pa.float64(),
+        "fd_mm": pa.list_(pa.float32()),
+        "kept": pa.list_(pa.bool_()),
+        "coverage": pa.list_(pa.float32()),
+        "series": pa.list_(pa.float32()),
+    }
+    return _array_schema(columns, regions, atlas, strategy=strategy)
+
+
+def connectome_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
+    """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered."""
+    import pyarrow as pa
+
+    num_edges = len(regions) * (len(regions) - 1) // 2
+    columns = {
+        "dataset": pa.string(),
+        "participant_id": pa.string(),
+        "scan": pa.string(),
+        "outcome": pa.string(),
+        "tr_s": pa.float64(),
+        "num_volumes": pa.int32(),
+        "num_kept": pa.int32(),
+        "mean_fd_mm": pa.float64(),
+        "coverage": pa.list_(pa.float32()),
+        "fc": pa.list_(pa.float32(), num_edges),
+    }
+    return _array_schema(columns, regions, atlas, strategy=strategy)
+
+
+def region_names(table: pa.Table) -> list[str]:
+    """Region names, in column order, of a table of arrays."""
+    return json.loads(table.schema.metadata[b"regions"])
+
+
+def atlas_name(table: pa.Table) -> str:
+    """Name of the atlas of a table of arrays."""
+    return table.schema.metadata[b"atlas"].decode()

@@ -1,0 +1,42 @@
+"""finetune: one task on one fold, from scratch or from the fold's pretrained weights."""
+
+
+def pretrained(wildcards):
+    """Weights to start from; none for a model that starts from scratch."""
+    starts = STUDY.models[wildcards.model].start == "pretrained"
+    return f"results/pretrain/{wildcards.model}/fold-{wildcards.fold}" if starts else []
+
+
+def task(wildcards):
+    """The task's entry in the configuration."""
+    return definition("tasks", wildcards.task)
+
+
+rule finetune:
+    """Weights of a model for a task on a fold."""
+    input:
+        bei="results/harmonize/bei.tsv",
+        folds="results/split/folds.tsv",
+        scans="results/index/scans.tsv",
+        connectomes=connectomes,
+        weights=pretrained,
+    output:
+        directory("results/finetune/{model}/{task}/fold-{fold}"),
+    log:
+        "logs/finetune/{model}/{task}/fold-{fold}.log",
+    benchmark:
+        "logs/finetune/{model}/{task}/fold-{fold}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    params:
+        settings=settings("finetune"),
+        code=code("finetune"),
+        model=model,
+        task=task,
+    resources:
+        gpu=1,
+    shell:
+        "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
+        " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"
+        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"
+        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

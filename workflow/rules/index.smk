@@ -1,0 +1,24 @@
+"""index: every run of every dataset, found once; the jobs behind it read its tables, never the folders again."""
+
+
+checkpoint index:
+    """One table of all runs, and one a batch."""
+    input:
+        SIMULATED,
+    output:
+        scans="results/index/scans.tsv",
+        batches=directory("results/index/batches"),
+    log:
+        "logs/index/index.log",
+    benchmark:
+        "logs/index/index.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    params:
+        settings=settings("index"),
+        code=code("index"),
+        datasets=block("datasets"),
+        listing=LISTING,
+    shell:
+        "python -m lcm index --datasets {params.datasets:q} --output results/index"
+        " --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,0 +1,33 @@
+"""preprocess: raw images of one participant to BOLD in MNI space, brain mask and confounds."""
+
+
+def raw_images(wildcards):
+    """BOLD and T1w files of a participant."""
+    rows = [r for r in scans() if (r["dataset"], r["participant_id"]) == (wildcards.dataset, wildcards.participant)]
+    return sorted({r[kind] for r in rows for kind in ("bold", "t1w") if r[kind] != "n/a" and r["outcome"] == "ok"})
+
+
+rule preprocess:
+    """All runs of a participant; they share one anatomical pass."""
+    input:
+        images=raw_images,
+        scans=ancient("results/index/scans.tsv"),
+    output:
+        "results/preprocess/{dataset}/{participant}_runs.tsv",
+    log:
+        "logs/preprocess/{dataset}/{participant}.log",
+    benchmark:
+        "logs/preprocess/{dataset}/{participant}.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    params:
+        settings=settings("preprocess"),
+        code=code("preprocess"),
+    threads: 1
+    resources:
+        mem_mb=4000,
+    shell:
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"
+        " python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"
+        " --participant {wildcards.participant:q} --output {output:q}"
+        " --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,0 +1,19 @@
+"""simulate: the demo's eight cohorts, with planted effects, in their cohorts' own layouts."""
+
+
+rule simulate:
+    """Scans and phenotype tables of the demo study."""
+    output:
+        "results/simulate/truth.json",
+    log:
+        "logs/simulate/simulate.log",
+    benchmark:
+        "logs/simulate/simulate.tsv"
+    conda:
+        "../../envs/imaging.yaml"
+    params:
+        settings=settings("simulate") if STUDY.simulate else "",
+        code=code("simulate"),
+    shell:
+        "python -m lcm simulate --output results/simulate"
+        " --settings {params.settings:q} > {log:q} 2>&1"
