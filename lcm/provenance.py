@@ -40,10 +40,9 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 class _Undocumented(ast.NodeTransformer):
     """Drops bare strings, so that a docstring edit changes no hash (comments are not in the tree at all)."""
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | ast.Pass:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            return ast.copy_location(ast.Pass(), node)
-        return node
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
 
 
 @functools.cache

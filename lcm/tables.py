@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Kind = Literal["text", "optional text", "number", "optional number", "count", "optional count"]
 
 OK = "ok"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 MISSING = "n/a"
 
 
@@ -39,6 +41,39 @@ class Table:
     key: tuple[str, ...]
     more: Kind | None = None
     """Kind of further columns a file may bring (the BEIs of the vocabulary, QC numbers); None: no others."""
+    check: Callable[[pd.DataFrame], None] | None = None
+    """A law over several rows; raises ValueError."""
+
+
+def hashed(key: str) -> str:
+    """The first eight hex digits of a key's SHA-256: enough to find the row again, and it names no one."""
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
+
+
+def check_folds(folds: pd.DataFrame) -> None:
+    """Stop unless each person has one role in each fold and is tested exactly once.
+
+    Raises ValueError with hashed person keys: nothing that is trained on such a table means anything.
+    """
+    twice = folds.loc[folds.duplicated(["person_id", "fold"]), "person_id"].unique()
+    if len(twice):
+        raise ValueError(f"folds: {len(twice)} people have several roles in one fold (sha256 {hashed_names(twice)})")
+    strangers = sorted(set(folds["role"]) - {TRAIN, VALIDATION, TEST})
+    if strangers:
+        raise ValueError(f"folds: role {', '.join(strangers)}; known: {TRAIN}, {VALIDATION}, {TEST}")
+    num_folds = folds["fold"].nunique()
+    by_person = folds.assign(tested=folds["role"] == TEST).groupby("person_id")
+    wrong = (by_person["tested"].sum() != 1) | (by_person["fold"].count() != num_folds)
+    if wrong.any():
+        names = hashed_names(wrong.index[wrong])
+        raise ValueError(
+            f"folds: {int(wrong.sum())} people are not tested exactly once over {num_folds} folds (sha256 {names})"
+        )
+
+
+def hashed_names(people: Iterable[str], most: int = 5) -> str:
+    """Hashes of the first few people, for an error message."""
+    return ", ".join(sorted(map(hashed, people))[:most])
 
 
 SCAN_KEY = ("dataset", "scan")
@@ -105,7 +140,9 @@ COHORT_FLOW = Table(
     {"cohort": "text", "step": "text", "reason": "optional text", "count": "count"},
     key=("cohort", "step", "reason"),
 )
-FOLDS = Table("folds", {"person_id": "text", "fold": "count", "role": "text"}, key=("person_id", "fold"))
+FOLDS = Table(
+    "folds", {"person_id": "text", "fold": "count", "role": "text"}, key=("person_id", "fold"), check=check_folds
+)
 SCORES = Table(
     "scores",
     {
@@ -126,7 +163,7 @@ OUTCOMES = Table("outcomes", {"dataset": "text", "outcome": "text", "count": "co
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
 
 
-def _schema(table: Table, columns: Sequence[str]):  # noqa: ANN202 - pandera is imported late
+def _schema(table: Table, columns: Sequence[str]) -> Any:
     import pandera.pandas as pa
 
     def column(kind: Kind) -> pa.Column:
@@ -142,10 +179,15 @@ def _validate(frame: pd.DataFrame, table: Table, path: Path) -> pd.DataFrame:
     """The frame with its columns typed and in order; a defect stops with file, column and count, never with a row."""
     import pandera.errors
 
+    if table.check and set(table.columns) <= set(frame.columns):
+        table.check(frame)
     try:
         valid = _schema(table, list(frame.columns)).validate(frame, lazy=True)
     except pandera.errors.SchemaErrors as errors:
         cases = errors.failure_cases
+        # A missing or unknown column is a defect of the table: its name stands where another defect's value would.
+        of_table = cases["check"].astype("str").str.startswith("column_in_")
+        cases["column"] = cases["column"].where(~of_table, cases["failure_case"])
         found = cases.groupby(["column", "check"], dropna=False).size()
         lines = [f"column {column}: {check} ({count} times)" for (column, check), count in found.items()]
         raise ValueError(f"{path}: not a valid {table.name} table: {'; '.join(lines)}") from None

@@ -199,7 +199,7 @@ def _clean(
         series_TR,
         runs=None,
         detrend=settings.detrend,
-        standardize=False,
+        standardize=None,
         sample_mask=np.flatnonzero(kept_T),
         confounds=design_TK if design_TK.shape[1] else None,
         standardize_confounds=True,

@@ -55,7 +55,7 @@ def methods(settings: Parcellate) -> str:
 
 def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
     """The scans with BOLD, mask, confounds and outcome of `preprocess` where they came in raw."""
-    raw = scans["input"] == "bids"
+    raw = (scans["input"] == "bids") & (scans["outcome"] == OK)
     if not raw.any():
         return scans
     tables = [
@@ -64,7 +64,7 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
     runs = {row["scan"]: row for table in tables for row in table.to_dict("records")}
     records = scans.to_dict("records")
     for record in records:
-        if record["input"] == "bids":
+        if record["input"] == "bids" and record["outcome"] == OK:
             done = runs.get(record["scan"])
             if done is None:
                 raise ValueError(f"{runs_folder}: no row for a run of the batch; re-run preprocess for its participant")

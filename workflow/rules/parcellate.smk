@@ -4,7 +4,7 @@
 def preprocessed(wildcards):
     """Tables of the batch's participants from preprocess; none where images came in preprocessed."""
     mine = [r for r in scans() if (r["dataset"], r["batch"]) == (wildcards.dataset, wildcards.batch)]
-    people = sorted({r["participant_id"] for r in mine if r["input"] == "bids"})
+    people = sorted({r["participant_id"] for r in mine if r["input"] == "bids" and r["outcome"] == "ok"})
     return [f"results/preprocess/{wildcards.dataset}/{person}_runs.tsv" for person in people]
 
 

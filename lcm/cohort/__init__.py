@@ -1,0 +1,1 @@
+"""People to tables: simulate, harmonize, split."""

@@ -1,0 +1,182 @@
+"""Figures of the report as data URIs: arrays in, one image that a page can hold out.
+
+Shape suffixes: T volumes, R regions. Only matplotlib's object interface is used: no window, no global state.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 130
+INK, MUTED, BLUE, ORANGE, RULE = "#1b2733", "#566370", "#1f6fb2", "#c2410c", "#d5dce3"
+"""Text, axis text, data, threshold or censored, grid: all but the grid have contrast over 4.5 on white."""
+
+CARPET_LIMIT = 2.0
+"""Standard deviations at which a carpet's grey ends; ±2 is the convention of carpet plots (Power 2017)."""
+
+
+def uri(content: bytes, kind: str) -> str:
+    """Bytes of an image as a data URI; `kind` is its MIME subtype, e.g. png or svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def image_uri(path: Path) -> str:
+    """An image file on disk as a data URI (PNG, JPEG or SVG)."""
+    kinds = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".svg": "svg+xml"}
+    if path.suffix not in kinds:
+        raise ValueError(f"{path}: a figure must be one of {sorted(kinds)}")
+    return uri(path.read_bytes(), kinds[path.suffix])
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout="constrained")
+
+
+def _finish(figure: Figure) -> str:
+    buffer = BytesIO()
+    # No software tag: the same input gives the same bytes.
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return uri(buffer.getvalue(), "png")
+
+
+def _whole_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(RULE)
+    axes.tick_params(colors=MUTED, labelsize=8, length=3)
+    axes.xaxis.label.set(color=INK, size=9)
+    axes.yaxis.label.set(color=INK, size=9)
+
+
+def connectome(fc_RR: np.ndarray, *, limit: float) -> str:
+    """Mean connectome as a matrix, blue to red over ±`limit`; regions without a value are grey."""
+    from matplotlib import colormaps
+
+    figure = _figure(4.0, 3.4)
+    axes = figure.subplots()
+    colours = colormaps["RdBu_r"].with_extremes(bad="#b8c0c8")
+    shown_RR = np.ma.masked_invalid(fc_RR)
+    image = axes.imshow(shown_RR, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest", aspect="equal")
+    axes.set_xlabel("region")
+    axes.set_ylabel("region")
+    _whole_ticks(axes)
+    axes.set_yticks([tick for tick in axes.get_xticks() if 0 <= tick < len(fc_RR)])
+    axes.set_xlim(-0.5, len(fc_RR) - 0.5)
+    _plain(axes)
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
+    bar.set_label("mean Pearson r", size=9, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=MUTED)
+    bar.outline.set_visible(False)
+    return _finish(figure)
+
+
+def carpet(
+    before_TR: np.ndarray | None,
+    after_TR: np.ndarray,
+    fd_mm_T: np.ndarray | None,
+    kept_T: np.ndarray,
+    *,
+    fd_limit_mm: float | None,
+) -> str:
+    """Head motion above the carpets of one scan, before (if there is one) and after denoising, on one time axis."""
+    panels: list[tuple[float, Callable[[Axes], None]]] = []
+    if fd_mm_T is not None:
+        panels.append((0.8, lambda axes: _motion_trace(axes, fd_mm_T, kept_T, fd_limit_mm)))
+    if before_TR is not None:
+        panels.append((1.5, lambda axes: _carpet_panel(axes, before_TR, "before")))
+    panels.append((1.5, lambda axes: _carpet_panel(axes, after_TR, "denoised")))
+    figure = _figure(6.4, 0.6 + 1.1 * sum(height for height, _ in panels))
+    all_axes = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [h for h, _ in panels]}
+    )[:, 0]
+    for axes, (_, draw) in zip(all_axes, panels, strict=True):
+        draw(axes)
+        _plain(axes)
+    all_axes[-1].set_xlabel("volume")
+    all_axes[-1].set_xlim(-0.5, len(after_TR) - 0.5)
+    return _finish(figure)
+
+
+def _motion_trace(axes: Axes, fd_mm_T: np.ndarray, kept_T: np.ndarray, fd_limit_mm: float | None) -> None:
+    axes.plot(fd_mm_T, color=BLUE, linewidth=1)
+    dropped = np.flatnonzero(~kept_T)
+    finite = fd_mm_T[np.isfinite(fd_mm_T)]
+    top = max(1.2 * float(finite.max()) if len(finite) else 0.0, 1.4 * (fd_limit_mm or 0.0), 0.1)
+    axes.vlines(dropped, 0, top, color=ORANGE, linewidth=1.2, alpha=0.45)
+    if fd_limit_mm is not None:
+        axes.axhline(fd_limit_mm, color=ORANGE, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_ylim(0, top)
+    axes.set_ylabel("FD (mm)")
+
+
+def _carpet_panel(axes: Axes, series_TR: np.ndarray, label: str) -> None:
+    axes.imshow(
+        zscored(series_TR).T,
+        cmap="gray",
+        vmin=-CARPET_LIMIT,
+        vmax=CARPET_LIMIT,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set_yticks([])
+    axes.set_ylabel(f"{label}\n(regions)")
+
+
+def zscored(series_TR: np.ndarray) -> np.ndarray:
+    """Each region's series at mean 0 and sample standard deviation 1; a constant or missing region becomes 0."""
+    centred_TR = series_TR - series_TR.mean(axis=0)
+    spread_R = centred_TR.std(axis=0, ddof=1)
+    usable_R = np.isfinite(spread_R) & (spread_R > 0)
+    result_TR = np.zeros_like(centred_TR)
+    result_TR[:, usable_R] = centred_TR[:, usable_R] / spread_R[usable_R]
+    return result_TR
+
+
+def coverage(median_R: np.ndarray, lowest_R: np.ndarray) -> str:
+    """Share of every region inside the brain mask, regions from least to most covered: median and lowest scan."""
+    order = np.lexsort((lowest_R, median_R))
+    figure = _figure(4.0, 2.4)
+    axes = figure.subplots()
+    axes.plot(100 * median_R[order], color=BLUE, linewidth=1.6, label="median scan")
+    axes.plot(100 * lowest_R[order], color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="worst scan")
+    axes.set_ylim(-2, 104)
+    axes.set_xlabel("regions, least covered first")
+    _whole_ticks(axes)
+    axes.set_ylabel("coverage (%)")
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
+    _plain(axes)
+    return _finish(figure)
+
+
+def histogram(value_N: np.ndarray, *, label: str, count_label: str, limit: float | None) -> str:
+    """Histogram of one number a scan, with a dashed line at `limit` if there is one."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(4.0, 2.4)
+    axes = figure.subplots()
+    num_bins = int(np.clip(np.ceil(2 * len(value_N) ** (1 / 3)), 4, 30))  # Rice's rule
+    axes.hist(value_N, bins=num_bins, color=BLUE, edgecolor="white", linewidth=0.8)
+    if limit is not None:
+        axes.axvline(limit, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_xlabel(label)
+    axes.set_ylabel(count_label)
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    _plain(axes)
+    return _finish(figure)

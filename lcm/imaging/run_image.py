@@ -1,0 +1,91 @@
+"""A 4D run read and written one volume at a time, so that memory holds neither its floats nor its copy in MNI."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class RunImage:
+    """A 4D NIfTI whose stored integers stay as they are; `volume(i)` gives scaled float32, X×Y×Z."""
+
+    def __init__(self, path: Path) -> None:
+        import nibabel as nib
+
+        image: Any = nib.load(path)
+        if len(image.shape) != 4:
+            raise ValueError(f"the image has {len(image.shape)} dimensions, a run needs 4")
+        try:
+            self.stored = np.asanyarray(image.dataobj.get_unscaled())
+        except (EOFError, OSError, ValueError, zlib.error) as error:
+            raise ValueError(f"truncated or unreadable image ({type(error).__name__})") from None
+        slope, inter = image.dataobj.slope, image.dataobj.inter
+        self.slope, self.inter = np.float32(slope), np.float32(inter)
+        self.affine: NDArray[np.float64] = np.asarray(image.affine, dtype=np.float64)
+        self.shape: tuple[int, ...] = image.shape[:3]
+        self.num_volumes: int = image.shape[3]
+
+    def volume(self, index: int) -> NDArray[np.float32]:
+        """The volume at `index`, X×Y×Z, in the units of the file."""
+        return self.stored[..., index].astype(np.float32) * self.slope + self.inter
+
+    def check_values(self) -> None:
+        """Raises ValueError naming the first volume with NaN or infinite voxels, or with nothing but one value."""
+        for index in range(self.num_volumes):
+            volume = self.volume(index)
+            num_bad = int(np.count_nonzero(~np.isfinite(volume)))
+            if num_bad:
+                raise ValueError(f"{num_bad} voxels of volume {index} are NaN or infinite")
+            if volume.min() == volume.max():
+                raise ValueError(f"volume {index} is constant")
+
+
+class RunWriter:
+    """Appends volumes to an int16 NIfTI with one scale for the run; values beyond ±`limit` are clipped."""
+
+    def __init__(self, stream: object, shape: tuple[int, ...], limit: float) -> None:
+        self._stream, self._shape = stream, shape
+        self._slope = limit / np.iinfo(np.int16).max
+
+    def append(self, volume: NDArray[np.float32]) -> None:
+        """Write the next volume, X×Y×Z."""
+        if volume.shape != self._shape:
+            raise ValueError(f"volume of shape {volume.shape} in a run of {self._shape}")
+        stored = np.clip(np.rint(volume / self._slope), -32767, 32767).astype("<i2")
+        self._stream.write(stored.tobytes(order="F"))  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def open_run_writer(
+    path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], tr_s: float, limit: float
+) -> Iterator[RunWriter]:
+    """A writer of a `.nii.gz` of shape X×Y×Z×T; the caller appends exactly T volumes of X×Y×Z.
+
+    nibabel writes a whole array only; the header is nibabel's, the compression isal's at its fastest level.
+    """
+    import nibabel as nib
+    from isal import igzip
+
+    header = nib.Nifti1Header()
+    header.set_data_dtype("<i2")
+    header.set_data_shape(shape)
+    header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), tr_s))
+    header.set_xyzt_units("mm", "sec")
+    header.set_sform(affine, code="mni")
+    header.set_qform(affine, code="mni")
+    header["scl_slope"], header["scl_inter"] = limit / np.iinfo(np.int16).max, 0.0
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with (
+        path.open("wb") as raw,
+        igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream,
+    ):
+        stream.write(header.binaryblock + b"\0" * 4)
+        yield RunWriter(stream, shape[:3], limit)

@@ -1,0 +1,32 @@
+"""The row every benchmark needs: answers with the training people's level shares, whatever the connectome."""
+
+# Shapes: N scans, E edges (upper triangle), L levels (1 for a continuous target).
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcm.models.labelled import Labelled
+
+
+@dataclass(frozen=True)
+class Majority:
+    """Level shares (L,) of the training scans, or their mean where the target is continuous."""
+
+    state: dict[str, np.ndarray]
+
+    @classmethod
+    def fit(cls, training: Labelled, _validation: Labelled, num_levels: int) -> Majority:
+        """Count levels; `num_levels` 0 means continuous. Validation scans are not used."""
+        if len(training.target_N) == 0:
+            raise ValueError("majority: no training scan has a label")
+        if num_levels == 0:
+            return cls({"answer": np.array([training.target_N.mean()], dtype=np.float64)})
+        counts_L = np.bincount(training.target_N.astype(np.int64), minlength=num_levels)
+        return cls({"answer": counts_L / counts_L.sum()})
+
+    def predict(self, edges_NE: np.ndarray) -> np.ndarray:
+        """Scores (N, L): the same row for every scan."""
+        return np.repeat(self.state["answer"][None, :], len(edges_NE), axis=0)

@@ -1,0 +1,1 @@
+"""Tables to weights: the loop, its data and its two drivers, pretrain and finetune."""

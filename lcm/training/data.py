@@ -1,0 +1,251 @@
+"""Connectomes, BEIs and folds joined into arrays, for the people of the roles asked for and nobody else."""
+
+# Shapes: N scans, E edges (upper triangle, numpy.triu_indices(R, k=1)), R regions.
+
+from __future__ import annotations
+
+import logging
+from argparse import ArgumentParser, Namespace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from lcm.tables import (
+    BEI,
+    FOLDS,
+    OK,
+    SCAN_KEY,
+    SCANS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    atlas_name,
+    read_arrow,
+    read_tsv,
+    region_names,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+ROLES = (TRAIN, VALIDATION, TEST)
+
+
+class Tables(NamedTuple):
+    """Where the joined tables lie; `connectomes` is the folder of <dataset>/<batch>.arrow."""
+
+    bei: Path
+    folds: Path
+    scans: Path
+    connectomes: Path
+
+
+class Labels(NamedTuple):
+    """`value_N`: level index or number, 0 where missing; `weight_N`: 1 observed, less if pseudo, 0 missing."""
+
+    value_N: np.ndarray
+    weight_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Scans of some people of one fold: a row of `rows` (BEI table plus `role`) and of `edges_NE` (float32) each.
+
+    An edge of an uncovered region is NaN here; each model fills it by its own rule.
+    """
+
+    rows: pd.DataFrame
+    edges_NE: np.ndarray
+    atlas: str
+    regions: tuple[str, ...]
+    strategies: tuple[str, ...]
+
+    def keep(self, mask_N: np.ndarray) -> Cohort:
+        """The scans where the mask is true."""
+        return replace(self, rows=self.rows[mask_N].reset_index(drop=True), edges_NE=self.edges_NE[mask_N])
+
+    def of_role(self, role: str) -> Cohort:
+        """The scans of the people who have that role in the fold."""
+        return self.keep((self.rows["role"] == role).to_numpy())
+
+
+def add_table_flags(parser: ArgumentParser) -> None:
+    """The flags that name the joined tables, alike in pretrain, finetune and evaluate."""
+    parser.add_argument("--bei", type=Path, required=True, help="bei.tsv of harmonize")
+    parser.add_argument("--folds", type=Path, required=True, help="folds.tsv of split")
+    parser.add_argument("--scans", type=Path, required=True, help="scans.tsv of index")
+    parser.add_argument("--connectomes", type=Path, required=True, help="folder of correlate: <dataset>/<batch>.arrow")
+
+
+def tables_of(options: Namespace) -> Tables:
+    """The tables named by the flags."""
+    return Tables(options.bei, options.folds, options.scans, options.connectomes)
+
+
+def read_cohort(tables: Tables, *, fold: int, roles: Sequence[str], cohorts: Sequence[str] = ()) -> Cohort:
+    """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` empty means all.
+
+    Rows of other people are left out before their connectome or label is read. Raises ValueError for a person with two
+    roles, an unknown fold, role or cohort, no scan left, or region names that differ between files.
+    """
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        raise ValueError(f"roles {unknown} do not exist; a person is one of {', '.join(ROLES)}")
+    role_of = _roles_of_fold(tables.folds, fold)
+    rows = read_tsv(tables.bei, BEI)
+    foreign = sorted(set(cohorts) - set(rows["cohort"]))
+    if foreign:
+        raise ValueError(
+            f"{tables.bei}: column cohort has no {foreign}; it has: {', '.join(sorted(set(rows['cohort'])))}"
+        )
+    rows = rows.assign(role=rows["person_id"].map(role_of))
+    rows = rows[rows["role"].isin(roles)]
+    if cohorts:
+        rows = rows[rows["cohort"].isin(cohorts)]
+    cohort = _join_connectomes(rows, tables)
+    log.info(
+        "fold %d, %s: %d people, %d scans with a connectome of %d in the BEI table",
+        fold, "+".join(roles), cohort.rows["person_id"].nunique(), len(cohort.rows), len(rows),
+    )  # fmt: skip
+    return cohort
+
+
+def _roles_of_fold(path: Path, fold: int) -> dict[str, str]:
+    """Person → role in one fold; the table's own law gives each person one."""
+    folds = read_tsv(path, FOLDS)
+    rows = folds[folds["fold"] == fold]
+    if rows.empty:
+        known = ", ".join(map(str, sorted(set(folds["fold"]))))
+        raise ValueError(f"{path}: column fold has no {fold}; it has: {known or 'no row at all'}")
+    return dict(zip(rows["person_id"], rows["role"], strict=True))
+
+
+def _join_connectomes(rows: pd.DataFrame, tables: Tables) -> Cohort:
+    scans = read_tsv(tables.scans, SCANS)[[*SCAN_KEY, "batch"]]
+    rows = rows.merge(scans, on=list(SCAN_KEY), how="left", validate="one_to_one")
+    homeless = int(rows["batch"].isna().sum())
+    if homeless:
+        raise ValueError(f"{tables.bei}: {homeless} scans are not in {tables.scans}; run `harmonize` again")
+    # The first file of the study sets the region order, so that every subset of cohorts agrees on it.
+    first = scans.sort_values(["dataset", "batch"]).iloc[0]
+    reference = _names(read_arrow(tables.connectomes / first["dataset"] / f"{first['batch']}.arrow"))
+    found, parts = [], []
+    for (dataset, batch), members in rows.groupby(["dataset", "batch"], sort=True):
+        path = tables.connectomes / str(dataset) / f"{batch}.arrow"
+        present, part = _read_batch(path, members)
+        parts.append(_in_order_of(reference, part, path))
+        found.append(members.loc[present])
+    if not any(map(len, found)):
+        raise ValueError(
+            f"{tables.connectomes}: no scan of the people asked for has a connectome; see its outcome column"
+        )
+    joined = pd.concat(found).drop(columns="batch").reset_index(drop=True)
+    strategies = tuple(sorted({part.names.strategy for part in parts if len(part.edges_NE)}))
+    edges_NE = np.concatenate([part.edges_NE for part in parts])
+    return Cohort(joined, edges_NE, reference.atlas, reference.regions, strategies)
+
+
+class _Names(NamedTuple):
+    atlas: str
+    regions: tuple[str, ...]
+    strategy: str
+
+
+class _Batch(NamedTuple):
+    edges_NE: np.ndarray
+    names: _Names
+
+
+def _names(table: pa.Table) -> _Names:
+    strategy = (table.schema.metadata.get(b"strategy") or b"").decode()
+    return _Names(atlas_name(table), tuple(region_names(table)), strategy)
+
+
+def _read_batch(path: Path, members: pd.DataFrame) -> tuple[list[Hashable], _Batch]:
+    """Index labels of the members whose connectome is ok, and those connectomes in the same order."""
+    table = read_arrow(path)
+    usable = (outcome == OK for outcome in table["outcome"].to_pylist())
+    place = {scan: i for i, (scan, ok) in enumerate(zip(table["scan"].to_pylist(), usable, strict=True)) if ok}
+    present = [label for label, scan in members["scan"].items() if scan in place]
+    names = _names(table)
+    taken = table["fc"].take([place[members.at[label, "scan"]] for label in present]).combine_chunks()
+    edges_NE = np.array(taken.flatten(), dtype=np.float32).reshape(len(present), -1)
+    num_edges = len(names.regions) * (len(names.regions) - 1) // 2
+    if not present:
+        edges_NE = np.empty((0, num_edges), dtype=np.float32)
+    if edges_NE.shape[1] != num_edges:
+        raise ValueError(f"{path}: {edges_NE.shape[1]} edges a scan, but {len(names.regions)} regions have {num_edges}")
+    return present, _Batch(edges_NE, names)
+
+
+def _in_order_of(reference: _Names, part: _Batch, path: Path) -> _Batch:
+    """The batch with its regions in the reference's order; ValueError if atlas or names are not the same."""
+    ours, theirs = reference.regions, part.names.regions
+    if part.names.atlas != reference.atlas:
+        raise ValueError(
+            f"{path}: atlas '{part.names.atlas}', but '{reference.atlas}' elsewhere; correlate with one atlas"
+        )
+    if theirs == ours:
+        return part
+    if set(theirs) != set(ours) or len(theirs) != len(ours):
+        raise ValueError(
+            f"{path}: its regions differ from the other files': missing {sorted(set(ours) - set(theirs))[:5]}, "
+            f"further {sorted(set(theirs) - set(ours))[:5]}; correlate every dataset with one atlas"
+        )
+    order = [theirs.index(name) for name in ours]
+    matrices_NRR = square(part.edges_NE, len(order))[:, order][:, :, order]
+    return part._replace(edges_NE=matrices_NRR[:, *np.triu_indices(len(order), k=1)])
+
+
+def square(edges_NE: np.ndarray, num_regions: int) -> np.ndarray:
+    """Symmetric FC matrices (N, R, R), float32, unit diagonal, from upper triangles; NaN stays NaN."""
+    upper = np.triu_indices(num_regions, k=1)
+    fc_NRR = np.ones((len(edges_NE), num_regions, num_regions), dtype=np.float32)
+    fc_NRR[:, upper[0], upper[1]] = edges_NE
+    fc_NRR[:, upper[1], upper[0]] = edges_NE
+    return fc_NRR
+
+
+def is_continuous(cohort: Cohort, name: str) -> bool:
+    """Whether every known cell of the BEI is a number; levels are names (age is the only number of the vocabulary)."""
+    cells = _column(cohort, name).dropna()
+    return len(cells) > 0 and bool(pd.to_numeric(cells, errors="coerce").notna().all())
+
+
+def levels_of(cohort: Cohort, name: str, *, pseudo_weight: float) -> tuple[str, ...]:
+    """Levels of a categorical BEI that at least one scan is labelled with, sorted."""
+    known = _weights(cohort, name, pseudo_weight) > 0
+    return tuple(sorted(set(_column(cohort, name)[known])))
+
+
+def labels_of(cohort: Cohort, name: str, levels: Sequence[str], *, pseudo_weight: float = 0.0) -> Labels:
+    """Answers of every scan; a level outside `levels` counts as missing, `levels` empty reads numbers."""
+    cells = _column(cohort, name)
+    if levels:
+        value_N = cells.map({level: float(i) for i, level in enumerate(levels)}).to_numpy(dtype=np.float64)
+    else:
+        value_N = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
+    weight_N = np.where(np.isfinite(value_N), _weights(cohort, name, pseudo_weight), 0.0)
+    return Labels(np.where(weight_N > 0, value_N, 0.0).astype(np.float32), weight_N.astype(np.float32))
+
+
+def _column(cohort: Cohort, name: str) -> pd.Series:
+    if name not in cohort.rows:
+        raise ValueError(f"the BEI table has no column '{name}'; targets are names of lcm/cohort/vocabulary.yaml")
+    return cohort.rows[name]
+
+
+def _weights(cohort: Cohort, name: str, pseudo_weight: float) -> np.ndarray:
+    """1 where observed, `pseudo_weight` where assumed, 0 where missing."""
+    known_N = _column(cohort, name).notna().to_numpy(dtype=np.float64)
+    source = f"{name}_source"
+    if source not in cohort.rows:
+        return known_N
+    by_source = {"observed": 1.0, "pseudo": pseudo_weight, "missing": 0.0}
+    return known_N * cohort.rows[source].map(by_source).fillna(0.0).to_numpy(dtype=np.float64)

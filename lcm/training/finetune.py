@@ -1,0 +1,180 @@
+"""One task on one fold: fitted from scratch, or from the fold's pretrained weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lcm.config import Finetune, Model, Task
+from lcm.models import architecture, check_size
+from lcm.models.labelled import Labelled
+from lcm.training.data import Cohort, add_table_flags, labels_of, read_cohort, tables_of
+from lcm.training.weights import Manifest, hash_people, load_bundle, save_bundle
+
+if TYPE_CHECKING:
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.training.loop import State
+
+log = logging.getLogger(__name__)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Flags of the stage."""
+    parser.add_argument("--model", required=True, help="name of the model in config.yaml")
+    parser.add_argument("--model-definition", required=True, help="its entry in config.yaml, as JSON")
+    parser.add_argument("--task", required=True, help="name of the task in config.yaml")
+    parser.add_argument("--definition", required=True, help="its entry in config.yaml, as JSON")
+    parser.add_argument("--fold", type=int, required=True, help="outer fold; only its training people are learned from")
+    add_table_flags(parser)
+    parser.add_argument(
+        "--weights", type=Path, nargs="?", help="bundle of pretrain on the same fold, for `start: pretrained`"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
+
+
+def methods(settings: Finetune) -> str:
+    """One sentence for a paper's methods section."""
+    share = "" if settings.train_share == 1 else f"{settings.train_share:.0%} of "
+    return (
+        f"Each model was fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
+        f"{settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
+        f"{settings.max_epochs} epochs) kept the epoch, and ridge regression the penalty, that did best on the fold's "
+        "validation people."
+    )
+
+
+def main(options: Namespace) -> None:
+    """Write the bundle of one model for one task on one fold."""
+    settings: Finetune = options.settings
+    model = Model.model_validate(json.loads(options.model_definition))
+    task = Task.model_validate(json.loads(options.definition))
+    check_start(options.model, model, options.weights)
+    cohort = read_cohort(tables_of(options), fold=options.fold, roles=("train", "validation"), cohorts=task.cohorts)
+    cohort = few_shot(answerable(cohort, task), task, share=settings.train_share, seed=settings.seed)
+    if architecture(model.architecture).kind == "estimator":
+        weights, more = fit_estimator(model, task, cohort)
+    else:
+        weights, more = fit_network(model, task, cohort, settings, options)
+    manifest = Manifest(
+        stage="finetune",
+        name=options.model,
+        model=model,
+        fold=options.fold,
+        task=task,
+        atlas=cohort.atlas,
+        regions=cohort.regions,
+        strategies=cohort.strategies,
+        training_people=hash_people(cohort.of_role("train").rows["person_id"]),
+        validation_people=hash_people(cohort.of_role("validation").rows["person_id"]),
+        settings=settings.model_dump(mode="json"),
+        **more,
+    )
+    save_bundle(options.output, weights, manifest)
+
+
+def check_start(name: str, model: Model, weights: Path | None) -> None:
+    """Raise ValueError when `start` and `--weights` contradict each other."""
+    if (model.start == "pretrained") != (weights is not None):
+        raise ValueError(f"model '{name}' has `start: {model.start}`, and --weights is {weights or 'not given'}")
+    if model.start == "pretrained" and architecture(model.architecture).kind != "network":
+        raise ValueError(f"architecture '{model.architecture}' has nothing to pretrain; use `start: scratch`")
+
+
+def answerable(cohort: Cohort, task: Task) -> Cohort:
+    """The scans with an observed answer; ValueError when a level has no training person or nobody can validate."""
+    labels = labels_of(cohort, task.target, task.levels)
+    cohort = cohort.keep(labels.weight_N > 0)
+    training = cohort.of_role("train")
+    present = set(labels_of(training, task.target, task.levels).value_N.astype(int)) if task.levels else set()
+    absent = [level for i, level in enumerate(task.levels) if i not in present]
+    if absent or not len(training.rows):
+        raise ValueError(f"task target '{task.target}': no training person is labelled {absent or 'at all'}")
+    if not len(cohort.of_role("validation").rows):
+        raise ValueError(f"task target '{task.target}': no validation person has an answer; lower split.num_folds")
+    return cohort
+
+
+def few_shot(cohort: Cohort, task: Task, *, share: float, seed: int) -> Cohort:
+    """Keep `share` of the training people of every level, at least one; validation people stay."""
+    if share == 1.0:
+        return cohort
+    training = cohort.rows[cohort.rows["role"] == "train"]
+    # A person whose scans differ in level (cognitive state) is drawn under the first one.
+    level_of = training.groupby("person_id", sort=True)[task.target].first()
+    strata = level_of if task.levels else level_of.map(lambda _: "all")
+    generator = np.random.default_rng(seed)
+    kept: set[str] = set()
+    for _, people in strata.groupby(strata, sort=True):
+        kept.update(generator.permutation(people.index.to_numpy(dtype=object))[: max(1, round(share * len(people)))])
+    stays = (cohort.rows["role"] != "train") | cohort.rows["person_id"].isin(kept)
+    return cohort.keep(stays.to_numpy())
+
+
+def fit_estimator(model: Model, task: Task, cohort: Cohort) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays of a fitted estimator, and its part of the manifest."""
+    check_size(model.architecture, model.size)
+    training, validation = (
+        Labelled(part.edges_NE, labels_of(part, task.target, task.levels).value_N)
+        for part in (cohort.of_role("train"), cohort.of_role("validation"))
+    )
+    fitted = architecture(model.architecture).load().fit(training, validation, len(task.levels), **model.size)
+    return fitted.state, {"vocabulary": {task.target: task.levels}}
+
+
+def fit_network(
+    model: Model, task: Task, cohort: Cohort, settings: Finetune, options: Namespace
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Arrays of a network after its best epoch, and its part of the manifest."""
+    from lcm.models.large_connectome_model import Target
+    from lcm.training.networks import arrays_of, train_on
+
+    network, more = _started_network(model, task, cohort, settings, options)
+    state: State = train_on(cohort, network, [Target(task.target, task.levels)], settings, pseudo_weight=0.0)
+    results = {"best_epoch": state.best_epoch, "validation_loss": state.best_loss}
+    return arrays_of(network), more | {"tokens": network.tokens, "results": results}
+
+
+def _started_network(
+    model: Model, task: Task, cohort: Cohort, settings: Finetune, options: Namespace
+) -> tuple[LargeConnectomeModel, dict]:
+    """A network with a token for every level of the task: seen ones keep their weights, unseen ones are appended."""
+    from lcm.models.large_connectome_model import token_names
+    from lcm.training.networks import build_network, load_arrays, start_at_mean
+
+    wanted = token_names(task.target, task.levels)
+    vocabulary = {task.target: task.levels}
+    if options.weights is None:
+        network = build_network(model, len(cohort.regions), wanted, seed=settings.seed)
+        start_at_mean(network, cohort, vocabulary)
+        return network, {"vocabulary": vocabulary}
+    bundle, arrays = load_bundle(options.weights, regions=cohort.regions, atlas=cohort.atlas)
+    _check_pretrained(options.weights, bundle, model, options.fold)
+    network = build_network(model, len(bundle.regions), bundle.tokens, seed=settings.seed)
+    load_arrays(network, arrays)
+    unseen = [token for token in wanted if token not in network.tokens]
+    network.append_tokens(unseen)
+    if unseen and not task.levels:
+        start_at_mean(network, cohort, {task.target: ()})
+    log.info("tokens reused: %d, appended: %d", len(wanted) - len(unseen), len(unseen))
+    known = dict(bundle.vocabulary)
+    known[task.target] = (*known.get(task.target, ()), *(x for x in task.levels if x not in known.get(task.target, ())))
+    seen = tuple(sorted({*bundle.training_people, *bundle.validation_people}))
+    return network, {"vocabulary": known, "pretraining_people": seen}
+
+
+def _check_pretrained(folder: Path, bundle: Manifest, model: Model, fold: int) -> None:
+    """Raise ValueError when these weights belong to another fold, architecture or size."""
+    if bundle.stage != "pretrain" or bundle.fold != fold:
+        raise ValueError(
+            f"{folder}: weights of {bundle.stage} on fold {bundle.fold}; pretrain on fold {fold} is needed"
+        )
+    if (bundle.model.architecture, bundle.model.size) != (model.architecture, model.size):
+        raise ValueError(
+            f"{folder}: weights of {bundle.model.architecture} {bundle.model.size}, "
+            f"the model wants {model.architecture} {model.size}"
+        )

@@ -1,0 +1,185 @@
+"""A small results tree with planted numbers, as the stages before `report` would have left it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from lcm.evaluation.evaluate import write_predictions
+from lcm.evaluation.metrics import score
+from lcm.tables import (
+    BEI,
+    COHORT_FLOW,
+    OK,
+    RUNS,
+    SCANS,
+    SCORES,
+    connectome_schema,
+    denoised_schema,
+    excluded,
+    failed,
+    series_schema,
+    write_arrow,
+    write_tsv,
+)
+
+NUM_REGIONS, NUM_VOLUMES = 20, 60
+REGIONS = [f"Region{index // 2}_{'LR'[index % 2]}" for index in range(NUM_REGIONS)]
+PRIVATE = "PRIVATE"
+"""Every participant label begins with it: it must never reach the page."""
+DATASETS = {"RAW": ("bids", "hcpa", 4), "READY": ("series", "abide", 40)}
+CENSORED = (10, 11, 40)
+PREDICTED = 0.9
+"""Probability that the planted model gives the true level of all but every fifth person."""
+
+
+def plant(results: Path) -> Path:
+    """Write the tree below `results` and return it: RAW has one excluded and one failed scan, READY is all ok."""
+    scans = pd.concat([_scans(name) for name in DATASETS], ignore_index=True)
+    write_tsv(scans, results / "index" / "scans.tsv", SCANS)
+    for dataset, rows in scans.groupby("dataset"):
+        _plant_imaging(results, str(dataset), rows)
+    _plant_cohorts(results, scans)
+    for model in ("majority", "ridge", "lcm"):
+        for task in ("autism", "age"):
+            plant_model(results, model, task)
+    _plant_records(results)
+    return results
+
+
+def _scans(dataset: str) -> pd.DataFrame:
+    kind, _, count = DATASETS[dataset]
+    labels = [f"sub-{PRIVATE}{dataset}{index:02d}" for index in range(count)]
+    frame = pd.DataFrame({"dataset": dataset, "batch": "batch-0", "participant_id": labels, "input": kind})
+    frame = frame.assign(
+        scan=[f"{label}_task-rest" for label in labels], tr_s=2.0, num_volumes=NUM_VOLUMES, outcome=OK, fingerprint="0"
+    )
+    return frame.reindex(columns=list(SCANS.columns))
+
+
+def _outcomes(dataset: str, count: int) -> list[str]:
+    outcomes = [OK] * count
+    if dataset == "RAW":
+        outcomes[0] = failed(f"sub-{PRIVATE}RAW00_task-rest_bold.nii.gz is truncated")
+        outcomes[1] = excluded("0.5 min kept, 2 needed")
+    return outcomes
+
+
+def _plant_imaging(results: Path, dataset: str, rows: pd.DataFrame) -> None:
+    random = np.random.default_rng(7)
+    outcomes = _outcomes(dataset, len(rows))
+    common = [
+        {"dataset": dataset, "participant_id": row.participant_id, "scan": row.scan, "outcome": outcome, "tr_s": 2.0}
+        for row, outcome in zip(rows.itertuples(), outcomes, strict=True)
+    ]
+    series, denoised, connectomes = [], [], []
+    for entry in common:
+        data_TR = _simulated(random)
+        motion = {"mean_fd_mm": 0.21, "num_volumes": NUM_VOLUMES, "num_kept": NUM_VOLUMES - 3}
+        cover = {"coverage": [1.0] * (NUM_REGIONS - 1) + [0.3]}
+        kept = [index not in CENSORED for index in range(NUM_VOLUMES)]
+        arrays = {"kept": kept, "fd_mm": np.where(kept, 0.15, 0.9).tolist(), "series": data_TR.ravel().tolist()}
+        drift_TR = 500 + data_TR + np.linspace(0, 8, NUM_VOLUMES)[:, None]
+        raw = {"outcome": OK, "num_volumes": NUM_VOLUMES, "series": drift_TR.ravel().tolist()}
+        fc = np.corrcoef(data_TR.T)[np.triu_indices(NUM_REGIONS, k=1)]
+        is_usable = entry["outcome"] == OK
+        # The excluded scan has a series and is refused by denoise; the failed one has nothing from preprocess on.
+        series.append(entry if entry["outcome"].startswith("failed") else entry | cover | raw)
+        denoised.append(entry | cover | motion | arrays if is_usable else entry)
+        connectomes.append(entry | cover | motion | {"fc": fc.tolist()} if is_usable else entry)
+    if dataset == "RAW":
+        _write(series, series_schema(REGIONS, "AAL"), results / "parcellate" / dataset / "batch-0.arrow")
+        _plant_preprocess(results / "preprocess" / dataset, rows, outcomes)
+    _write(denoised, denoised_schema(REGIONS, "AAL", "9P"), results / "denoise" / dataset / "batch-0.arrow")
+    _write(connectomes, connectome_schema(REGIONS, "AAL", "9P"), results / "correlate" / dataset / "batch-0.arrow")
+
+
+def _simulated(random: np.random.Generator) -> np.ndarray:
+    """Independent regions but for mirror pairs, which share half their variance: homotopic r = 0.5."""
+    shared = np.repeat(random.standard_normal((NUM_VOLUMES, NUM_REGIONS // 2)), 2, axis=1)
+    return shared + random.standard_normal((NUM_VOLUMES, NUM_REGIONS))
+
+
+def _write(rows: list[dict], schema: pa.Schema, path: Path) -> None:
+    filled = [{name: row.get(name) for name in schema.names} for row in rows]
+    write_arrow(pa.Table.from_pylist(filled, schema=schema), path)
+
+
+def _plant_preprocess(folder: Path, rows: pd.DataFrame, outcomes: list[str]) -> None:
+    from matplotlib.figure import Figure
+
+    for row, outcome in zip(rows.itertuples(), outcomes, strict=True):
+        said = outcome if outcome.startswith("failed") else OK
+        run = {"dataset": row.dataset, "participant_id": row.participant_id, "scan": row.scan, "outcome": said}
+        run |= {"dice_template": 0.93, "mean_fd_mm": 0.21, "num_volumes": NUM_VOLUMES, "tr_s": 2.0}
+        write_tsv(
+            pd.DataFrame([run]).reindex(columns=list(RUNS.columns)), folder / f"{row.participant_id}_runs.tsv", RUNS
+        )
+    (folder / "figures").mkdir(parents=True)
+    figure = Figure(figsize=(6, 2))
+    figure.subplots().imshow(np.add.outer(np.arange(30), np.arange(90)), cmap="gray")
+    figure.savefig(folder / "figures" / f"{rows['scan'].iloc[2]}_desc-registration.png")
+
+
+def _plant_cohorts(results: Path, scans: pd.DataFrame) -> None:
+    cohort = scans["dataset"].map({name: kind[1] for name, kind in DATASETS.items()})
+    bei = scans[["dataset", "scan", "participant_id"]].assign(cohort=cohort, session_id=None, site="here")
+    bei = bei.assign(person_id=cohort + ":" + scans["participant_id"].str.removeprefix("sub-"), sex="female")
+    write_tsv(bei, results / "harmonize" / "bei.tsv", BEI)
+    rows = []
+    for _, name, count in DATASETS.values():
+        rows += [(name, "rows read", "people.csv", count + 7), (name, "rows excluded", "people.csv: later visit", 2)]
+        rows += [(name, "rows kept", "people.csv", count + 5), (name, "people described", "all", count + 5)]
+        rows += [(name, "people matched", "all", count), (name, "people without a scan", "all", 5)]
+        rows += [(name, "scans indexed", "all", count), (name, "scans matched", "all", count)]
+    rows.append(("abide", "unknown code", "people.csv: SEX = 9", 1))
+    write_tsv(
+        pd.DataFrame(rows, columns=list(COHORT_FLOW.columns)), results / "harmonize" / "cohort_flow.tsv", COHORT_FLOW
+    )
+
+
+def plant_model(results: Path, model: str, task: str) -> None:
+    """Predictions and scores of one model, written by the code of `evaluate`."""
+    predictions = planted_predictions(model, task)
+    folder = results / "evaluate" / model / task
+    write_predictions(predictions, folder / "predictions.parquet")
+    write_tsv(score(predictions, num_bootstraps=200, seed=0), folder / "scores.tsv", SCORES)
+
+
+def planted_predictions(model: str, task: str, num_people: int = 40) -> pd.DataFrame:
+    """Forty people in three folds, half with autism; `lcm` errs on every fifth person, `majority` knows nothing."""
+    person = np.arange(num_people)
+    truth = person % 2
+    if task == "age":
+        age = 20.0 + person
+        error = {"majority": age.mean() - age, "ridge": 6.0 * (-1.0) ** person, "lcm": 3.0 * (-1.0) ** (person // 2)}
+        values = {"truth": [repr(float(a)) for a in age], "scores": [[float(v)] for v in age + error[model]]}
+        values |= {"levels": [[]] * num_people, "prediction": [repr(float(v)) for v in age + error[model]]}
+    else:
+        right = {"majority": np.where(truth == 0, 0.6, 0.4), "ridge": np.where(person % 3 == 0, 0.3, 0.8)}
+        right["lcm"] = np.where(person % 5 == 0, 1 - PREDICTED, PREDICTED)
+        positive = np.where(truth == 1, right[model], 1 - right[model])
+        levels = ["control", "autism"]
+        values = {"truth": [levels[t] for t in truth], "scores": [[1 - float(p), float(p)] for p in positive]}
+        values |= {"levels": [levels] * num_people, "prediction": [levels[int(p > 0.5)] for p in positive]}
+    people = {"person_id": [f"abide:{PRIVATE}{p}" for p in person], "cohort": "abide", "site": "here", "num_scans": 1}
+    return pd.DataFrame({"model": model, "task": task, "fold": person // 2 % 3, **people, **values})
+
+
+def _plant_records(results: Path) -> None:
+    for stage, place in [
+        ("index", "index/record.json"),
+        ("denoise", "denoise/RAW/batch-0.json"),
+        ("correlate", "correlate/RAW/batch-0.json"),
+        ("finetune", "finetune/lcm/autism/fold-0/record.json"),
+    ]:
+        content = {"stage": stage, "settings": {"fd_mm": 0.5} if stage == "denoise" else {"seed": 12345}}
+        content |= {"versions": {"python": "3.11.7", "numpy": "2.4.0"}, "seconds": 1.5, "peak_mb": 210}
+        content |= {"methods": f"The planted sentence of {stage}."}
+        path = results / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,133 @@
+"""Finetuning: every architecture answers a task, tokens are reused or appended, and honest people only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lcm.config import Task
+from lcm.tables import read_arrow
+from lcm.training.data import labels_of, read_cohort, tables_of
+from lcm.training.finetune import answerable, few_shot
+from lcm.training.predict import predict
+from lcm.training.weights import WEIGHTS, read_manifest
+
+TINY = {"architecture": "lcm", "size": {"num_layers": 2, "width": 32, "num_heads": 2, "feedforward": 32}}
+AUTISM = {"target": "autism", "levels": ["control", "autism"]}
+SEX = {"target": "sex", "levels": ["female", "male"]}
+AGE = {"target": "age"}
+LCM = {"max_epochs": 60, "patience": 60, "batch_size": 8, "learning_rate": 1e-3}
+RIDGE = {"architecture": "ridge"}
+PRETRAINED = TINY | {"start": "pretrained"}
+
+
+def people_of_test(study, cohorts=()):
+    return read_cohort(tables_of(study.flags()), fold=0, roles=("test",), cohorts=cohorts)
+
+
+@pytest.mark.parametrize(("model", "settings"), [(RIDGE, {}), (TINY, LCM)], ids=["ridge", "lcm"])
+def test_a_planted_effect_is_found_in_test_people(study, run_stage, model, settings):
+    folder = run_stage("finetune", "out", settings, model=model, task=SEX)
+    cohort = people_of_test(study)
+    scores_NK = predict(folder, cohort)
+    np.testing.assert_allclose(scores_NK.sum(axis=1), 1.0, atol=1e-6)
+    # The planted shift is twice the noise in each of ten edges; 17 of 20 is chance with p = 0.001.
+    assert (scores_NK.argmax(axis=1) == labels_of(cohort, "sex", ("female", "male")).value_N).sum() >= 17
+
+
+@pytest.mark.parametrize(("model", "settings"), [(RIDGE, {}), (TINY, LCM)], ids=["ridge", "lcm"])
+def test_age_is_predicted_in_years(study, run_stage, model, settings):
+    folder = run_stage("finetune", "out", settings, model=model, task=AGE)
+    cohort = people_of_test(study)
+    predicted_N1, age_N = predict(folder, cohort), labels_of(cohort, "age", ()).value_N
+    assert predicted_N1.shape == (20, 1)
+    assert np.corrcoef(predicted_N1[:, 0], age_N)[0, 1] > 0.7
+    assert abs(predicted_N1.mean() - age_N.mean()) < 8
+
+
+def test_majority_gives_everybody_the_training_shares(study, run_stage):
+    folder = run_stage("finetune", "out", {}, model={"architecture": "majority"}, task=SEX)
+    training = read_cohort(tables_of(study.flags()), fold=0, roles=("train",))
+    share = (training.rows["sex"] == "male").mean()
+    np.testing.assert_allclose(predict(folder, people_of_test(study)), [[1 - share, share]] * 20)
+
+
+def test_seen_tokens_are_reused_and_unseen_ones_appended(run_stage):
+    settings = LCM | {"max_epochs": 2}
+    weights = run_stage("pretrain", "pre", settings | {"targets": ["sex", "age"]}, model=PRETRAINED)
+    seen = run_stage("finetune", "seen", settings, model=PRETRAINED, task=SEX, weights=weights)
+    assert read_manifest(seen).tokens == ("sex=female", "sex=male", "age")
+    unseen = run_stage("finetune", "unseen", settings, model=PRETRAINED, task=AUTISM, weights=weights)
+    manifest = read_manifest(unseen)
+    assert manifest.tokens == ("sex=female", "sex=male", "age", "autism=control", "autism=autism")
+    assert manifest.vocabulary["autism"] == ("control", "autism")
+    assert len(manifest.pretraining_people) == 40
+
+
+def test_pretrained_weights_are_where_finetuning_begins(run_stage):
+    frozen = {"max_epochs": 1, "learning_rate": 1e-12}
+    weights = run_stage("pretrain", "pre", LCM | {"max_epochs": 3, "targets": ["sex"]}, model=PRETRAINED)
+    folder = run_stage("finetune", "out", frozen, model=PRETRAINED, task=SEX, weights=weights)
+    before, after = load_file(weights / WEIGHTS), load_file(folder / WEIGHTS)
+    for name in before:
+        if "running" not in name and "tracked" not in name:
+            np.testing.assert_allclose(after[name], before[name], atol=1e-9)
+
+
+def test_weights_of_another_fold_or_size_are_refused(run_stage):
+    settings = LCM | {"max_epochs": 1}
+    weights = run_stage("pretrain", "pre", settings | {"targets": ["sex"]}, model=PRETRAINED, fold=1)
+    with pytest.raises(ValueError, match="fold 1"):
+        run_stage("finetune", "out", settings, model=PRETRAINED, task=SEX, weights=weights)
+    wider = PRETRAINED | {"size": TINY["size"] | {"width": 64}}
+    with pytest.raises(ValueError, match="width"):
+        run_stage("finetune", "out", settings, model=wider, task=SEX, weights=weights, fold=1)
+
+
+def test_start_and_weights_must_agree(run_stage, tmp_path):
+    with pytest.raises(ValueError, match="pretrained"):
+        run_stage("finetune", "out", {}, model=PRETRAINED, task=SEX)
+    with pytest.raises(ValueError, match="scratch"):
+        run_stage("finetune", "out", {}, model=RIDGE, task=SEX, weights=tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
+        run_stage("finetune", "out", {}, model=PRETRAINED, task=SEX, weights=tmp_path / "nowhere")
+
+
+def test_people_seen_in_training_are_refused_at_prediction(study, run_stage):
+    folder = run_stage("finetune", "out", {}, model=RIDGE, task=SEX)
+    cohort = read_cohort(tables_of(study.flags()), fold=0, roles=("test", "validation"))
+    with pytest.raises(ValueError, match="12 of the people"):
+        predict(folder, cohort)
+    assert len(predict(folder, cohort, seen_people="allow")) == 32
+
+
+@pytest.mark.parametrize("model", [RIDGE, TINY], ids=["ridge", "lcm"])
+def test_garbage_in_the_test_people_leaves_the_weights_bit_identical(study, run_stage, rewrite_connectomes, model):
+    settings = LCM | {"max_epochs": 3}
+    before = (run_stage("finetune", "before", settings, model=model, task=SEX) / WEIGHTS).read_bytes()
+    poisoned = set(people_of_test(study).rows["scan"])
+    for path in sorted((study.folder / "correlate").rglob("*.arrow")):
+        table = read_arrow(path)
+        scans, edges_NE = table["scan"].to_pylist(), np.array(table["fc"].to_pylist())
+        edges_NE[[scan in poisoned for scan in scans]] = np.inf
+        rewrite_connectomes(path, scans, edges_NE)
+    assert (run_stage("finetune", "after", settings, model=model, task=SEX) / WEIGHTS).read_bytes() == before
+
+
+def test_a_task_without_answers_in_training_is_an_error(study):
+    cohort = read_cohort(tables_of(study.flags()), fold=0, roles=("train", "validation"), cohorts=("aaa",))
+    with pytest.raises(ValueError, match="no training person"):
+        answerable(cohort, Task.model_validate(AUTISM))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_few_shot_keeps_that_share_of_every_level_and_all_validation_people(study, share):
+    task = Task.model_validate(SEX)
+    cohort = read_cohort(tables_of(study.flags()), fold=0, roles=("train", "validation"))
+    kept = few_shot(cohort, task, share=share, seed=1)
+    before, after = (part.of_role("train").rows["sex"].value_counts() for part in (cohort, kept))
+    assert after.to_dict() == {level: max(1, round(share * n)) for level, n in before.items()}
+    assert len(kept.of_role("validation").rows) == 12
+    again = few_shot(cohort, task, share=share, seed=1)
+    assert list(again.rows["person_id"]) == list(kept.rows["person_id"])

@@ -1,0 +1,138 @@
+"""Parcellation: equal to the plain per-label mean, streamed, and honest about coverage."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lcm.atlas import load_atlas
+from lcm.config import Parcellate
+from lcm.imaging.header import ImageError
+from lcm.imaging.parcellate import parcellate
+
+AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -126], [0, 0, 4, -72], [0, 0, 0, 1]])
+SHAPE = (46, 55, 46)
+
+
+def _write(folder: Path, data: np.ndarray, *, dtype: str = "int16", name: str = "bold.nii.gz") -> Path:
+    image = nib.Nifti1Image(data.astype(dtype), AFFINE)
+    image.header.set_zooms((4, 4, 4, 2.0)[: data.ndim])
+    path = folder / name
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    data = rng.integers(1, 20000, (*SHAPE, 12))
+    mask = np.ones(SHAPE)
+    mask[:, :, :10] = 0
+    return _write(tmp_path, data), _write(tmp_path, mask, dtype="uint8", name="mask.nii.gz"), data, mask
+
+
+def test_series_equal_the_mean_over_each_label_to_1e_10(run):
+    bold, mask, data, inside = run
+    atlas = load_atlas("AAL")
+    series_TR, coverage_R = parcellate(bold, mask, atlas, Parcellate(min_coverage=0), {})
+    labels = atlas.on_grid(SHAPE, AFFINE)
+    for region in range(atlas.num_regions):
+        voxels = (labels == region + 1) & (inside > 0)
+        if not voxels.any():
+            assert np.isnan(series_TR[:, region]).all()
+            assert coverage_R[region] == 0
+            continue
+        np.testing.assert_allclose(series_TR[:, region], data[voxels].mean(axis=0), rtol=1e-10)
+        assert coverage_R[region] == pytest.approx(voxels.sum() / (labels == region + 1).sum(), rel=1e-6)
+
+
+def test_a_region_under_the_gate_is_nan_and_its_coverage_is_kept(run):
+    bold, mask, *_ = run
+    gated_TR, coverage_R = parcellate(bold, mask, load_atlas("AAL"), Parcellate(min_coverage=0.5), {})
+    assert gated_TR.shape[1] == 116
+    np.testing.assert_array_equal(np.isnan(gated_TR).all(axis=0), coverage_R < 0.5)
+    assert ((coverage_R > 0) & (coverage_R < 0.5)).any()
+
+
+def test_scaling_byte_order_and_plain_nii_give_the_same_series(tmp_path, run):
+    bold, mask, data, _ = run
+    atlas, settings = load_atlas("AAL"), Parcellate(min_coverage=0)
+    reference, _ = parcellate(bold, mask, atlas, settings, {})
+    scaled = nib.Nifti1Image(data.astype(">i2"), AFFINE, nib.Nifti1Header(endianness=">"))
+    scaled.header.set_slope_inter(0.5, 3)
+    scaled.header.set_data_dtype(">i2")
+    path = tmp_path / "big.nii"
+    with path.open("wb") as stream:
+        scaled.header.write_to(stream)
+        stream.write(b"\0" * (352 - stream.tell()))
+        stream.write(data.astype(">i2").tobytes(order="F"))
+    series, _ = parcellate(path, mask, atlas, settings, {})
+    loaded = nib.load(path)
+    expected = reference * loaded.dataobj.slope + loaded.dataobj.inter
+    np.testing.assert_allclose(series, expected, rtol=1e-9)
+
+
+def test_an_all_zero_region_counts_as_uncovered(tmp_path, run):
+    _, mask, data, _ = run
+    atlas = load_atlas("AAL")
+    hole = atlas.names.index("Precentral_L")
+    data = data.copy()
+    data[atlas.on_grid(SHAPE, AFFINE) == hole + 1] = 0
+    series_TR, coverage_R = parcellate(_write(tmp_path, data), mask, atlas, Parcellate(), {})
+    assert coverage_R[hole] == 0
+    assert np.isnan(series_TR[:, hole]).all()
+
+
+def test_a_truncated_image_is_refused_by_name(tmp_path, run):
+    bold, mask, *_ = run
+    whole = bold.read_bytes()
+    cut = tmp_path / "cut.nii.gz"
+    cut.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ImageError, match="truncated"):
+        parcellate(cut, mask, load_atlas("AAL"), Parcellate(), {})
+
+
+def test_nan_voxels_are_refused(tmp_path, run):
+    _, mask, data, _ = run
+    data = data.astype("float32")
+    data[20:25, 20:25, 20:25, 3] = np.nan
+    with pytest.raises(ImageError, match="NaN"):
+        parcellate(_write(tmp_path, data, dtype="float32"), mask, load_atlas("AAL"), Parcellate(), {})
+
+
+def test_a_mask_on_another_grid_is_refused(tmp_path, run):
+    bold, *_ = run
+    mask = _write(tmp_path, np.ones((10, 10, 10)), dtype="uint8", name="small.nii.gz")
+    with pytest.raises(ImageError, match="different grids"):
+        parcellate(bold, mask, load_atlas("AAL"), Parcellate(), {})
+
+
+def test_a_long_fine_run_needs_less_than_400_mb(tmp_path):
+    """97×115×97×200 int16 (433 MB inflated) in a process of its own, so that the peak is that of the stage alone."""
+    affine = np.array([[-2.0, 0, 0, 96], [0, 2, 0, -132], [0, 0, 2, -78], [0, 0, 0, 1]])
+    volume = np.random.default_rng(1).integers(0, 1000, 97 * 115 * 97).astype("<i2").tobytes()
+    image = nib.Nifti1Image(np.zeros((97, 115, 97, 1), "int16"), affine)
+    header = image.header.copy()
+    header["dim"][4] = 200
+    header["vox_offset"] = 352
+    with gzip.open(tmp_path / "bold.nii.gz", "wb", compresslevel=1) as stream:
+        stream.write(header.binaryblock + b"\0" * 4)
+        for t in range(200):
+            stream.write(volume[t * 2 :] + volume[: t * 2])
+    nib.save(nib.Nifti1Image(np.ones((97, 115, 97), "uint8"), affine), tmp_path / "mask.nii.gz")
+    code = (
+        "import resource, sys; from pathlib import Path; from lcm.atlas import load_atlas; from lcm.config import Parcellate\n"
+        "from lcm.imaging.parcellate import parcellate\n"
+        "s, c = parcellate(Path(sys.argv[1]), Path(sys.argv[2]), load_atlas('AAL'), Parcellate(), {})\n"
+        "assert s.shape == (200, 116)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "bold.nii.gz"), str(tmp_path / "mask.nii.gz")]
+    peak_mb = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout)
+    assert peak_mb < 400

@@ -1,0 +1,194 @@
+"""The preprocess stage on a phantom: names, one interpolation, one outcome a run, nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from lcm.__main__ import main
+from lcm.config import Preprocess
+from lcm.imaging.motion import framewise_displacement
+from lcm.imaging.preprocess import methods
+from lcm.imaging.registration import load_template
+from lcm.imaging.run_image import RunImage, open_run_writer
+from lcm.tables import RUNS, SCANS, read_tsv, write_tsv
+from tests.moving_head import TR_S, head, move, moving_run, planted_motion, save
+
+SETTINGS = Preprocess(registration_mm=4.0, resolution_mm=4.0)
+NUM_VOLUMES = 30
+SPACE = "MNI152NLin2009aSym"
+
+
+def _scan_row(root: Path, scan: str, bold: str, t1w: Path | None, outcome: str = "ok") -> dict[str, object]:
+    row = dict.fromkeys(SCANS.columns)
+    participant = scan.split("_")[0]
+    return row | {
+        "dataset": "Phantom", "batch": "0000", "participant_id": participant, "scan": scan, "input": "bids",
+        "bold": str(root / bold), "t1w": str(t1w) if t1w else None, "tr_s": TR_S, "num_volumes": NUM_VOLUMES,
+        "outcome": outcome, "fingerprint": "none",
+    }  # fmt: skip
+
+
+def _write_runs(root: Path) -> Path:
+    """Images of sub-01 (T1w; one good run, five bad ones) and their scans table."""
+    t1w, bold, affine = head(4.0)
+    tilted = move(t1w, affine, np.array([6.0, -5.0, 4.0, 0.05, 0.04, -0.06]))
+    anatomy = save(tilted.astype(np.int16), affine, root / "sub-01_T1w.nii.gz")
+    good = moving_run(bold, affine, planted_motion(NUM_VOLUMES, seed=7), seed=8)
+    save(good, affine, root / "good.nii.gz")
+    save(good[..., :6], affine, root / "short.nii.gz")
+    save(good[..., 0], affine, root / "flat.nii.gz")
+    holes = good.astype(np.float32)
+    holes[20, 20, 20, 4] = np.nan
+    save(holes, affine, root / "nan.nii.gz")
+    save(np.zeros_like(good), affine, root / "empty.nii.gz")
+    whole = (root / "good.nii.gz").read_bytes()
+    (root / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    rows = [_scan_row(root, f"sub-01_task-{name}", f"{name}.nii.gz", anatomy) for name in BAD_AND_GOOD]
+    rows.append(_scan_row(root, "sub-01_task-echo", "good.nii.gz", anatomy, "excluded: multi-echo run"))
+    frame = pd.DataFrame(rows)[list(SCANS.columns)]
+    write_tsv(frame, root / "scans.tsv", SCANS)
+    return root / "scans.tsv"
+
+
+BAD_AND_GOOD = ("good", "short", "flat", "nan", "empty", "cut")
+
+
+def _preprocess(scans: Path, output: Path) -> pd.DataFrame:
+    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-01", "--output", str(output)]
+    assert main(["preprocess", *flags, "--settings", SETTINGS.model_dump_json()]) == 0
+    return read_tsv(output / "sub-01_runs.tsv", RUNS).set_index("scan")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
+    """The output folder and the runs table of sub-01."""
+    root = tmp_path_factory.mktemp("phantom")
+    return root / "out", _preprocess(_write_runs(root), root / "out")
+
+
+def test_every_run_has_one_outcome_and_bad_runs_do_not_stop_the_good_one(done):
+    outcome = {scan.removeprefix("sub-01_task-"): text for scan, text in done[1]["outcome"].items()}
+    assert outcome["good"] == "ok"
+    assert outcome["short"] == "excluded: 6 volumes, fewer than 20"
+    assert outcome["flat"] == "failed: the image has 3 dimensions, a run needs 4"
+    assert outcome["nan"] == "failed: 1 voxels of volume 4 are NaN or infinite"
+    assert outcome["empty"] == "failed: volume 0 is constant"
+    assert outcome["cut"].startswith("failed: truncated or unreadable image")
+
+
+def test_a_refused_row_keeps_the_outcome_it_came_with(done):
+    row = done[1].loc["sub-01_task-echo"]
+    assert row["outcome"] == "excluded: multi-echo run"
+    assert row[["bold", "mask", "confounds"]].isna().all()
+
+
+def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
+    files = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.is_file()}
+    stem = "sub-01/func/sub-01_task-good"
+    assert files == {
+        "dataset_description.json",
+        "record.json",
+        "sub-01_runs.tsv",
+        "figures/sub-01_task-good_desc-registration.png",
+        f"{stem}_desc-confounds_timeseries.json",
+        f"{stem}_desc-confounds_timeseries.tsv",
+        f"{stem}_space-{SPACE}_desc-brain_mask.nii.gz",
+        f"{stem}_space-{SPACE}_desc-preproc_bold.json",
+        f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz",
+    }
+    description = json.loads((done[0] / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "lcm"
+
+
+def test_bold_lies_on_the_template_with_its_repetition_time(done):
+    row = done[1].loc["sub-01_task-good"]
+    bold, mask = nib.load(row["bold"]), nib.load(row["mask"])
+    template = load_template("nilearn", 4.0)
+    assert bold.shape == (*template.mask.shape, NUM_VOLUMES)
+    assert bold.header.get_zooms() == (4.0, 4.0, 4.0, TR_S)
+    np.testing.assert_allclose(bold.affine, template.affine)
+    np.testing.assert_allclose(mask.affine, template.affine)
+    sidecar = json.loads(Path(row["bold"].replace(".nii.gz", ".json")).read_text())
+    assert sidecar["RepetitionTime"] == TR_S
+    assert row["dice_template"] > 0.93
+    mean = bold.get_fdata().mean(axis=3)
+    inside = (np.asarray(mask.dataobj) > 0) & template.mask
+    assert np.corrcoef(mean[inside], head(4.0)[1][inside])[0, 1] > 0.9
+
+
+def test_resampling_undoes_the_planted_motion(done):
+    row = done[1].loc["sub-01_task-good"]
+    inside = np.asarray(nib.load(row["mask"]).dataobj) > 0
+    series = nib.load(row["bold"]).get_fdata()[inside]
+    raw = nib.load(done[0].parent / "good.nii.gz").get_fdata()
+    before = raw[head(4.0)[1] > 600]
+    # Noise is 10 everywhere; what motion adds is at the edges of tissue, in the upper tail.
+    assert np.percentile(series.std(axis=1), 95) < 0.5 * np.percentile(before.std(axis=1), 95)
+
+
+def test_fd_in_the_table_follows_the_planted_trace(done):
+    row = done[1].loc["sub-01_task-good"]
+    table = pd.read_csv(row["confounds"], sep="\t", na_values="n/a")
+    planted = framewise_displacement(planted_motion(NUM_VOLUMES, seed=7))
+    assert len(table) == NUM_VOLUMES
+    assert np.corrcoef(table["framewise_displacement"][1:], planted[1:])[0, 1] > 0.95
+    assert row["mean_fd_mm"] == pytest.approx(np.nanmean(planted), rel=0.1)
+
+
+def test_a_second_run_gives_identical_tables(done, tmp_path):
+    scans = tmp_path / "scans.tsv"
+    frame = read_tsv(done[0].parent / "scans.tsv", SCANS)
+    write_tsv(frame[frame["scan"] == "sub-01_task-good"], scans, SCANS)
+    again = _preprocess(scans, tmp_path / "out").loc["sub-01_task-good"]
+    first = done[1].loc["sub-01_task-good"]
+    assert Path(again["confounds"]).read_bytes() == Path(first["confounds"]).read_bytes()
+    assert Path(again["mask"]).read_bytes() == Path(first["mask"]).read_bytes()
+    assert Path(again["bold"]).read_bytes() == Path(first["bold"]).read_bytes()
+
+
+def test_a_broken_t1w_fails_its_runs_and_not_those_without_it(tmp_path):
+    _, bold, affine = head(6.0)
+    save(moving_run(bold, affine, planted_motion(20, 1), 1), affine, tmp_path / "bold.nii.gz")
+    broken = save(np.full((20, 20, 20), np.nan, np.float32), affine, tmp_path / "T1w.nii.gz")
+    rows = [_scan_row(tmp_path, "sub-01_task-a", "bold.nii.gz", broken)]
+    rows.append(_scan_row(tmp_path, "sub-01_task-b", "bold.nii.gz", None))
+    write_tsv(pd.DataFrame(rows)[list(SCANS.columns)], tmp_path / "scans.tsv", SCANS)
+    runs = _preprocess(tmp_path / "scans.tsv", tmp_path / "out")
+    assert runs.loc["sub-01_task-a", "outcome"].startswith("failed: anatomy: T1w.nii.gz: a T1w needs")
+    assert runs.loc["sub-01_task-b", "outcome"] == "ok"
+    assert runs.loc["sub-01_task-b", "dice_template"] > 0.9
+
+
+def test_an_unknown_participant_is_named(done, tmp_path, caplog):
+    scans = done[0].parent / "scans.tsv"
+    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-99", "--output", str(tmp_path)]
+    assert main(["preprocess", *flags]) == 1
+    assert "no scan of sub-99 in dataset Phantom" in caplog.text
+
+
+def test_written_runs_read_back_within_half_a_step_and_clip_beyond_the_limit(tmp_path):
+    values = np.linspace(-50, 1200, 4 * 5 * 6 * 3, dtype=np.float32).reshape(4, 5, 6, 3)
+    with open_run_writer(tmp_path / "x.nii.gz", values.shape, np.diag([3.0, 3, 3, 1]), 1.5, 1000.0) as writer:
+        for index in range(3):
+            writer.append(values[..., index])
+    image = RunImage(tmp_path / "x.nii.gz")
+    read = np.stack([image.volume(index) for index in range(3)], axis=-1)
+    np.testing.assert_allclose(read, np.minimum(values, 1000), atol=1000 / 32767)
+    assert nib.load(tmp_path / "x.nii.gz").header.get_zooms()[3] == 1.5
+    with gzip.open(tmp_path / "x.nii.gz") as stream:
+        assert len(stream.read()) == 352 + 2 * values.size
+
+
+def test_methods_say_what_was_done_and_what_was_not():
+    text = methods(SETTINGS)
+    assert "MNI152NLin2009aSym" in text
+    assert "4 mm" in text
+    assert "No slice-timing" in text

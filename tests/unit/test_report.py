@@ -1,0 +1,275 @@
+"""The report: planted numbers reach the page, sums that do not hold stop it, and nothing heavy or private gets in."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lcm.config import Report
+from lcm.evaluation.benchmark import task_tables
+from lcm.evaluation.figures import zscored
+from lcm.evaluation.flow import public
+from lcm.evaluation.quality import inspect
+from lcm.evaluation.report import main, read_scores
+from lcm.tables import COHORT_FLOW, OUTCOMES, SCANS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
+from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, plant
+
+
+def report(results: Path, *, verdict: bool = False, **settings: object) -> int | None:
+    settings = Report.model_validate(settings)
+    return main(argparse.Namespace(results=results, output=results / "report", verdict=verdict, settings=settings))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A tree that a test may damage."""
+    return plant(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree with its report written."""
+    results = plant(tmp_path_factory.mktemp("results"))
+    report(results)
+    return results
+
+
+@pytest.fixture(scope="module")
+def page(reported: Path) -> str:
+    return (reported / "report" / "index.html").read_text(encoding="utf-8")
+
+
+class Elements(HTMLParser):
+    """All elements of a page with their attributes, and whether every one that was opened was closed."""
+
+    VOID = frozenset({"meta", "link", "img", "br", "line", "circle"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def test_every_score_of_the_tables_is_on_the_page(reported, page):
+    scores = read_scores(reported)
+    assert len(scores) == 3 * 2 * (7 + 3)
+    for row in scores.dropna(subset=["value"]).itertuples():
+        digits = 2 if row.metric == "mae" else 3
+        assert f">{row.value:.{digits}f}<".replace("-0.000", "0.000").replace("-", "−") in page, row.metric
+
+
+def test_planted_accuracy_is_what_the_benchmark_says(reported):
+    scores = read_tsv(reported / "report" / "benchmark.tsv", SCORES).set_index(["model", "task", "cohort", "metric"])
+    assert scores.loc[("lcm", "autism", "all", "accuracy"), "value"] == 0.8
+    assert scores.loc[("lcm", "age", "all", "mae"), "value"] == pytest.approx(3.0)
+    assert scores.loc[("majority", "autism", "all", "auroc"), "value"] == 0.5
+
+
+def test_the_benchmark_file_is_the_scores_of_evaluate(reported):
+    pd.testing.assert_frame_equal(read_tsv(reported / "report" / "benchmark.tsv", SCORES), read_scores(reported))
+
+
+def test_outcomes_count_every_scan_once(reported):
+    counts = read_tsv(reported / "report" / "outcomes.tsv", OUTCOMES)
+    found = {(row.dataset, row.outcome): row.count_ for row in counts.rename(columns={"count": "count_"}).itertuples()}
+    assert found == {
+        ("RAW", "ok"): 2,
+        ("RAW", "excluded: 0.5 min kept, 2 needed"): 1,
+        ("RAW", "failed: a file is truncated"): 1,
+        ("READY", "ok"): 40,
+    }
+    assert counts["count"].sum() == len(read_tsv(reported / "index" / "scans.tsv", SCANS))
+
+
+def test_the_page_says_which_stage_refused_a_scan(page):
+    row = page[page.index('id="outcome-table"') :]
+    assert row.index("<td>denoise</td>") < row.index("0.5 min kept")
+    assert row.index("<td>preprocess</td>") < row.index("is truncated")
+
+
+def test_a_lost_scan_stops_the_report(results):
+    path = results / "correlate" / "READY" / "batch-0.arrow"
+    write_arrow(read_arrow(path).slice(1), path)
+    with pytest.raises(ValueError, match=r"READY.*do not add up.*1 have no outcome"):
+        report(results)
+    assert not (results / "report").exists()
+
+
+def test_a_scan_that_was_never_indexed_stops_the_report(results):
+    path = results / "index" / "scans.tsv"
+    write_tsv(read_tsv(path, SCANS).iloc[:-1], path, SCANS)
+    with pytest.raises(ValueError, match="1 outcomes have no indexed scan"):
+        report(results)
+
+
+@pytest.mark.parametrize("step", ["rows kept", "people matched", "scans matched", "scans indexed"])
+def test_a_cohort_flow_that_does_not_add_up_stops_the_report(results, step):
+    path = results / "harmonize" / "cohort_flow.tsv"
+    flow = read_tsv(path, COHORT_FLOW)
+    place = flow[(flow["cohort"] == "abide") & (flow["step"] == step)].index[0]
+    flow.loc[place, "count"] += 1
+    write_tsv(flow, path, COHORT_FLOW)
+    with pytest.raises(ValueError, match="cohort abide"):
+        report(results)
+
+
+def test_a_cohort_flows_down_to_its_connectomes(page):
+    card = page[page.index("<strong>hcpa</strong>") : page.index("<strong>abide</strong>")]
+    numbers = [part.split("<")[0] for part in card.split('class="number">')[2:]]
+    assert numbers == ["11", "−2", "9", "9", "−5", "4", "4", "4", "4", "−1", "−1", "2"]
+
+
+def test_no_participant_is_named(reported, page):
+    assert PRIVATE not in page
+    for name in ("benchmark.tsv", "outcomes.tsv"):
+        assert PRIVATE not in (reported / "report" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        ("failed: sub-01_ses-2_task-rest_bold.nii.gz is truncated", "failed: a file is truncated"),
+        ("failed: /data/x/sub-01/func/sub-01_bold.nii.gz: no TR", "failed: a file: no TR"),
+        ("failed: sub-01_task-rest_run-1 has no TR", "failed: one scan has no TR"),
+        ("failed: Leuven_1_0050682_rois_aal.1D.gz: 3 columns", "failed: a file: 3 columns"),
+        ("failed: UM_1_0050302 has 3 columns", "failed: one scan has 3 columns"),
+        ("excluded: 1.5 min kept, 2 needed", "excluded: 1.5 min kept, 2 needed"),
+        ("ok", "ok"),
+    ],
+)
+def test_outcomes_lose_file_and_participant_names(outcome, shown):
+    assert public(outcome) == shown
+
+
+def test_torch_is_never_imported(results):
+    code = (
+        "import sys; from lcm.__main__ import main\n"
+        f"assert main(['report', '--results', {str(results)!r}, '--output', {str(results / 'report')!r}]) == 0\n"
+        "heavy = {'torch', 'nibabel', 'nilearn', 'ants'} & set(sys.modules); assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (results / "report" / "record.json").is_file()
+
+
+def test_the_verdict_names_the_page_and_fails_when_a_scan_failed(reported, capsys):
+    assert report(reported, verdict=True) == 1
+    said = capsys.readouterr().out
+    assert said == f"{reported / 'report' / 'index.html'}\n44 scans: 42 ok, 1 excluded, 1 failed\n"
+
+
+def test_the_verdict_passes_without_a_failure(reported, tmp_path, capsys):
+    counts = read_tsv(reported / "report" / "outcomes.tsv", OUTCOMES)
+    write_tsv(counts[~counts["outcome"].str.startswith("failed")], tmp_path / "report" / "outcomes.tsv", OUTCOMES)
+    assert report(tmp_path, verdict=True) == 0
+    assert "42 ok, 1 excluded" in capsys.readouterr().out
+
+
+def test_the_page_needs_no_network(page):
+    elements = Elements(page)
+    assert not elements.open
+    for _, attributes in elements.found:
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_tables_and_figures_can_be_read_aloud(page):
+    elements = Elements(page)
+    assert page.count("<caption><span>") == len(elements.of("table"))
+    assert all(attributes.get("scope") in ("col", "row") for attributes in elements.of("th"))
+    assert len(elements.of("img")) == 9
+    assert all(len(attributes["alt"] or "") > 20 for attributes in elements.of("img"))
+
+
+def test_few_people_are_not_ranked_and_enough_are(reported):
+    scores = read_scores(reported)
+    few = {table.task: table for table in task_tables(scores, min_people=30)}
+    assert not few["autism"].ranked
+    assert few["age"].ranked
+    assert not any(cell.best for row in few["autism"].rows for cell in row.cells)
+    enough = {table.task: table for table in task_tables(scores, min_people=20)}
+    best = {row.model for row in enough["autism"].rows for cell in row.cells if cell.best}
+    assert enough["autism"].ranked
+    assert best
+    assert "majority" not in best
+
+
+def test_a_lower_error_is_better(reported):
+    rows = next(t for t in task_tables(read_scores(reported), min_people=30) if t.task == "age").rows
+    assert [row.model for row in rows] == ["majority", "ridge", "lcm"]
+    assert [row.cells[0].best for row in rows] == [False, False, True]
+
+
+def test_methods_settings_and_versions_come_from_the_records(page):
+    for stage in ("index", "denoise", "correlate", "finetune"):
+        assert f"The planted sentence of {stage}." in page
+    assert "12345" in page
+    assert "2.4.0" in page
+    assert "Simulated cohorts" not in page
+
+
+def test_quality_finds_the_planted_homotopic_correlation_and_coverage(reported):
+    quality = inspect(reported, "READY", ["batch-0"], num_overlays=3)
+    assert quality is not None
+    assert quality.regions == REGIONS
+    assert quality.homotopic_fc == pytest.approx(0.5, abs=0.04)
+    assert abs(np.nanmean(quality.scans["mean_fc"])) < 0.1
+    assert np.median(quality.coverage_NR, axis=0)[-1] == pytest.approx(0.3)
+    assert quality.example is not None
+    assert quality.example.before_TR is None
+    assert np.flatnonzero(~quality.example.kept_T).tolist() == list(CENSORED)
+    assert quality.example.after_TR.shape == (NUM_VOLUMES, len(REGIONS))
+
+
+def test_a_dataset_without_a_usable_scan_has_no_quality(results):
+    path = results / "correlate" / "RAW" / "batch-0.arrow"
+    write_arrow(read_arrow(path).slice(0, 2), path)
+    assert inspect(results, "RAW", ["batch-0"], num_overlays=3) is None
+
+
+def test_series_that_came_denoised_have_no_carpet_but_a_connectome(results):
+    shutil.rmtree(results / "denoise" / "READY")
+    quality = inspect(results, "READY", ["batch-0"], num_overlays=3)
+    assert quality is not None
+    assert quality.example is None
+    report(results)
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(Elements(text).of("img")) == 8
+
+
+def test_a_study_without_models_still_has_a_page(results):
+    shutil.rmtree(results / "evaluate")
+    report(results, title="Only images")
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "No model was evaluated" in text
+    assert "<h1>Only images</h1>" in text
+
+
+def test_a_constant_region_is_flat_in_the_carpet():
+    scored_TR = zscored(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
+    np.testing.assert_allclose(scored_TR, [[-1, 0], [0, 0], [1, 0]])

@@ -1,0 +1,70 @@
+"""Ready series: matched to the atlas by name, refused with a reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from lcm.atlas import load_atlas
+from lcm.imaging.series import SeriesError, covered, read_series
+
+AAL = load_atlas("AAL")
+DATA = np.random.default_rng(0).standard_normal((20, 116))
+
+
+def _one_d(path: Path, columns: np.ndarray, data: np.ndarray) -> Path:
+    rows = ["\t".join(f"#{AAL.ids[c]}" for c in columns), *("\t".join(map(str, row)) for row in data)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_columns_are_matched_by_region_id_not_by_position(tmp_path):
+    order = np.random.default_rng(1).permutation(116)
+    shuffled = _one_d(tmp_path / "UM_1_0050272_rois_aal.1D", order, DATA[:, order])
+    np.testing.assert_allclose(read_series(shuffled, AAL), DATA)
+
+
+def test_columns_of_a_tsv_are_matched_by_region_name(tmp_path):
+    path = tmp_path / "x_timeseries.tsv"
+    rows = ["\t".join(reversed(AAL.names)), *("\t".join(map(str, row[::-1])) for row in DATA)]
+    path.write_text("\n".join(rows) + "\n")
+    np.testing.assert_allclose(read_series(path, AAL), DATA)
+
+
+@pytest.mark.parametrize("key", ["data", "ROISignals"])
+def test_both_matlab_namings_are_read(tmp_path, key):
+    savemat(tmp_path / "s.mat", {key: DATA})
+    np.testing.assert_allclose(read_series(tmp_path / "s.mat", AAL), DATA)
+
+
+def test_a_missing_or_silent_region_is_nan_with_no_coverage(tmp_path):
+    data = DATA.copy()
+    data[:, 5] = 0
+    series_TR = read_series(_one_d(tmp_path / "a.1D", np.arange(115), data[:, :115]), AAL)
+    assert np.isnan(series_TR[:, [5, 115]]).all()
+    np.testing.assert_array_equal(np.flatnonzero(covered(series_TR) == 0), [5, 115])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.1D", "#1\t#2\n1\t2\n3\t4\n", "2 columns are not regions of AAL, first '#1'"),
+        ("a.1D", "#2001\t#2001\n1\t2\n3\t5\n", "two columns"),
+        ("a.1D", "#2001\t#2002\n1\t2\t3\n3\t4\t4\n", "header names 2 regions, rows have 3"),
+        ("a.mat", "not a matlab file, but long enough to be looked at as if it were one" * 4, "unreadable"),
+        ("a.csv", "", "unknown series format"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(SeriesError, match=message):
+        read_series(tmp_path / name, AAL)
+
+
+def test_a_matrix_of_another_atlas_is_refused(tmp_path):
+    savemat(tmp_path / "s.mat", {"data": DATA[:, :100]})
+    with pytest.raises(SeriesError, match="116 regions of AAL"):
+        read_series(tmp_path / "s.mat", AAL)

@@ -1,0 +1,157 @@
+"""A cohort's source file means what it says, and its tables are read however they were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from lcm.cohort.source import (
+    SOURCES,
+    PersonId,
+    Source,
+    Table,
+    canonical,
+    find_table,
+    read_source,
+    read_table,
+    source_names,
+)
+
+ABIDE_TEXT = (SOURCES / "abide.yaml").read_text(encoding="utf-8")
+
+
+def test_every_cohort_of_the_project_has_a_source_that_parses() -> None:
+    wanted = {"hcpa", "hcpya", "adni", "ppmi", "abide", "abide2", "taowu", "neurocon", "sz", "sz-ucla", "generic"}
+    assert wanted <= set(source_names())
+    for name in source_names():
+        source = read_source(name)
+        assert source.licence
+        assert source.traps
+        assert not source.rows_may_be_exported
+
+
+@pytest.mark.parametrize(
+    ("cells", "code"),
+    [
+        (("1", "1.0", 1, 1.0, " 1 ", "01", "+1"), "1"),
+        (("-9999", "-9999.0", -9999), "-9999"),
+        (("Male", "MALE "), "male"),
+        (("1.5",), "1.5"),
+        (("22-25",), "22-25"),
+        (("0", 0.0), "0"),
+    ],
+)
+def test_codes_agree_however_they_are_written(cells: tuple[object, ...], code: str) -> None:
+    assert {canonical(cell) for cell in cells} == {code}
+
+
+@pytest.mark.parametrize(
+    ("cohort", "spellings", "key"),
+    [
+        (
+            "abide",
+            ("50003", "50003.0", "0050003", "sub-0050003", "Pitt_0050003", "UM_1_0050003", "sub-UM10050003"),
+            "50003",
+        ),
+        ("adni", ("002_S_0295", "sub-002S0295", "002s0295", "002-S-0295"), "002s0295"),
+        ("neurocon", ("control032014", "sub-control032014", "Control032014 "), "control032014"),
+        ("taowu", ("patient032077", "sub-patient032077"), "patient032077"),
+        ("hcpa", ("HCA6000030", "sub-HCA6000030", "HCA6000030_V1_MR"), "hca6000030"),
+        ("ppmi", ("3102", "sub-3102", "3102.0"), "3102"),
+        ("sz", ("0040000", "40000", "sub-0040000"), "40000"),
+        ("sz-ucla", ("sub-10159", "10159"), "10159"),
+    ],
+)
+def test_a_person_has_one_key_however_written(cohort: str, spellings: tuple[str, ...], key: str) -> None:
+    assert {read_source(cohort).person.normalise(label) for label in spellings} == {key}
+
+
+def test_a_label_of_another_cohort_has_no_key() -> None:
+    assert read_source("adni").person.normalise("sub-0050003") is None
+    assert read_source("abide").person.normalise("sub-123456") is None
+
+
+def test_a_person_pattern_needs_an_id() -> None:
+    with pytest.raises(ValidationError, match="no group"):
+        PersonId(pattern="[0-9]+")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("2: male, 2", "2: male, 2"), None),
+        (("1: male", "1: man"), "man is not in vocabulary.yaml"),
+        (("autism:", "autsm:"), "autsm"),
+        (("unit: years", "optional: true"), "has a unit"),
+        (("{table: phenotypic, column: SITE_ID}", "{table: other, column: SITE_ID}"), "'other' is not among tables"),
+        (("licence:", "license:"), "license"),
+    ],
+)
+def test_a_source_with_a_wrong_word_is_refused_by_name(change: tuple[str, str], message: str | None) -> None:
+    content = yaml.safe_load(ABIDE_TEXT.replace(*change))
+    if message is None:
+        Source.model_validate(content)
+    else:
+        with pytest.raises(ValidationError, match=message):
+            Source.model_validate(content)
+
+
+def test_an_unknown_cohort_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="known: abide, abide2, adni"):
+        read_source("abyde")
+
+
+def test_a_missing_table_is_answered_with_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "Participants.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match=r"no file matches Status_\*.csv; there: Participants.csv"):
+        find_table(tmp_path, Table(file="Status_*.csv", person="a"))
+    with pytest.raises(ValueError, match="no such folder"):
+        find_table(tmp_path / "gone", Table(file="x.csv", person="a"))
+
+
+def test_two_downloads_of_a_table_must_be_settled_by_hand(tmp_path: Path) -> None:
+    for month in ("Jan", "Feb"):
+        (tmp_path / f"Status_{month}2024.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match="several files match"):
+        find_table(tmp_path, Table(file="Status_*.csv", person="a"))
+
+
+def test_a_missing_or_doubled_column_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,b\n1,2,3\n")
+    table = Table(file="t.csv", person="a")
+    with pytest.raises(ValueError, match=r"no column 'c'; columns there: 'a', 'b', 'b'"):
+        read_table(path, table, ["c"])
+    with pytest.raises(ValueError, match="2 columns 'b'"):
+        read_table(path, table, ["b"])
+    assert read_table(path, table, ["a"], ["c"]).to_dict("list") == {"a": ["1"], "c": [""]}
+
+
+def test_a_row_with_too_many_cells_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n1,2\n3,4,5\n")
+    with pytest.raises(ValueError, match=r"t\.csv: not a table of 2 columns"):
+        read_table(path, Table(file="t.csv", person="a"), ["a"])
+    path.write_text("")
+    with pytest.raises(ValueError, match="empty"):
+        read_table(path, Table(file="t.csv", person="a"), ["a"])
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_line_ends_and_encodings_do_not_matter(tmp_path: Path, line_end: str, encoding: str) -> None:
+    path = tmp_path / "t.tsv"
+    path.write_bytes(line_end.join(["\tname\tAge ", "7\t Zoë\t 40", "", '8\t"a\tb"\t']).encode(encoding))
+    frame = read_table(path, Table(file="t.tsv", separator="\t", person=""), ["", "name", "Age"])
+    assert frame.to_numpy().tolist() == [["7", "Zoë", "40"], ["8", "a\tb", ""]]
+
+
+def test_a_feather_file_reads_as_the_same_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.feather"
+    pd.DataFrame({"id ": ["a", "b"], "Age": [30.0, None], "n": [1, 2]}).to_feather(path)
+    frame = read_table(path, Table(file="t.feather", format="feather", person="id"), ["id", "Age", "n"])
+    assert frame.map(canonical).to_numpy().tolist() == [["a", "30", "1"], ["b", "", "2"]]

@@ -1,0 +1,139 @@
+"""The join of connectomes, BEIs and folds: the right people, regions by name, missing labels masked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, write_arrow, write_tsv
+from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, square, tables_of
+
+
+def cohort_of(study, *roles, fold=0, cohorts=()):
+    return read_cohort(tables_of(study.flags()), fold=fold, roles=roles, cohorts=cohorts)
+
+
+def test_each_role_has_its_people_and_all_roles_together_everybody(study):
+    people = {role: set(cohort_of(study, role).rows["person_id"]) for role in ("train", "validation", "test")}
+    assert {role: len(ids) for role, ids in people.items()} == {"train": 28, "validation": 12, "test": 20}
+    assert len(set.union(*people.values())) == 60
+    assert set(cohort_of(study, "test", fold=1).rows["person_id"]).isdisjoint(people["test"])
+
+
+def test_every_connectome_stands_beside_its_own_labels(study):
+    cohort = cohort_of(study, "train", "validation", "test")
+    shift_N = cohort.edges_NE[:, :10].mean(axis=1)
+    male_N = (cohort.rows["sex"] == "male").to_numpy()
+    assert shift_N[male_N].min() > shift_N[~male_N].max()
+
+
+def test_cohorts_can_be_chosen_and_an_unknown_one_is_an_error(study):
+    assert set(cohort_of(study, "train", cohorts=("bbb",)).rows["dataset"]) == {"BBB"}
+    with pytest.raises(ValueError, match="ccc"):
+        cohort_of(study, "train", cohorts=("ccc",))
+
+
+def test_a_person_with_two_roles_is_an_error(study):
+    path = study.folder / "folds.tsv"
+    folds = read_tsv(path, FOLDS)
+    doubled = folds[folds["fold"] == 0].head(1).assign(role="train")
+    pd.concat([folds, doubled]).to_csv(path, sep="\t", index=False)
+    with pytest.raises(ValueError, match="folds"):
+        cohort_of(study, "train")
+
+
+def test_an_unknown_fold_or_role_is_an_error(study):
+    with pytest.raises(ValueError, match="fold has no 9"):
+        cohort_of(study, "train", fold=9)
+    with pytest.raises(ValueError, match="trian"):
+        cohort_of(study, "trian")
+
+
+def test_regions_are_matched_by_name_not_by_position(study, rewrite_connectomes):
+    before = cohort_of(study, "train")
+    path = study.folder / "correlate" / "BBB" / "batch-0.arrow"
+    table = read_arrow(path)
+    regions = [f"region{i:02d}" for i in range(10)]
+    order = np.random.default_rng(0).permutation(10)
+    matrices = square(np.array(table["fc"].to_pylist()), 10)[:, order][:, :, order]
+    shuffled = matrices[:, *np.triu_indices(10, k=1)]
+    rewrite_connectomes(path, table["scan"].to_pylist(), shuffled, [regions[i] for i in order])
+    after = cohort_of(study, "train")
+    assert after.regions == before.regions
+    np.testing.assert_array_equal(after.edges_NE, before.edges_NE)
+
+
+def test_other_regions_are_an_error_that_names_them(study, rewrite_connectomes):
+    path = study.folder / "correlate" / "BBB" / "batch-0.arrow"
+    scans = read_arrow(path)["scan"].to_pylist()
+    regions = [f"region{i:02d}" for i in range(9)] + ["elsewhere"]
+    rewrite_connectomes(path, scans, np.zeros((len(scans), 45)), regions)
+    with pytest.raises(ValueError, match=r"batch-0.*elsewhere"):
+        cohort_of(study, "train")
+
+
+def test_a_missing_connectome_table_is_an_error(study):
+    (study.folder / "correlate" / "AAA" / "batch-1.arrow").unlink()
+    with pytest.raises(FileNotFoundError, match=r"batch-1\.arrow"):
+        cohort_of(study, "train")
+
+
+def test_a_scan_that_is_not_ok_is_left_out(study):
+    path = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    table = read_arrow(path)
+    rows = table.to_pylist()
+    gone = rows[-1]["scan"]
+    rows[-1] |= {"outcome": excluded("too short"), "fc": None, "coverage": None}
+    import pyarrow as pa
+
+    write_arrow(pa.Table.from_pylist(rows, schema=table.schema), path)
+    cohort = cohort_of(study, "train")
+    assert len(cohort.rows) == len(cohort.edges_NE) == 27
+    assert gone not in set(cohort.rows["scan"])
+    assert np.isfinite(cohort.edges_NE).all()
+
+
+def test_a_scan_of_the_bei_table_that_index_does_not_know_is_an_error(study):
+    path = study.folder / "scans.tsv"
+    write_tsv(read_tsv(path, SCANS).iloc[:-1], path, SCANS)
+    with pytest.raises(ValueError, match="1 scans are not in"):
+        cohort_of(study, "train")
+
+
+def test_square_matrices_are_symmetric_with_a_unit_diagonal():
+    upper_1E = np.arange(1.0, 7.0)[None]
+    expected_RR = [[1, 1, 2, 3], [1, 1, 4, 5], [2, 4, 1, 6], [3, 5, 6, 1]]
+    np.testing.assert_array_equal(square(upper_1E, 4)[0], expected_RR)
+
+
+def test_missing_labels_have_weight_zero_and_levels_outside_are_missing(study):
+    cohort = cohort_of(study, "train", "validation", "test")
+    labels = labels_of(cohort, "autism", ("control", "autism"))
+    has_it = (cohort.rows["dataset"] == "BBB").to_numpy()
+    np.testing.assert_array_equal(labels.weight_N, has_it.astype(np.float32))
+    np.testing.assert_array_equal(labels.value_N[has_it], cohort.rows["autism"][has_it] == "autism")
+    only_control = labels_of(cohort, "autism", ("control",))
+    assert only_control.weight_N.sum() == (cohort.rows["autism"] == "control").sum()
+
+
+def test_pseudo_labels_get_the_weight_they_are_given(study):
+    path = study.folder / "bei.tsv"
+    bei = read_tsv(path, BEI)
+    assumed = bei["autism"].isna()
+    bei.loc[assumed, "autism"], bei.loc[assumed, "autism_source"] = "control", "pseudo"
+    write_tsv(bei, path, BEI)
+    cohort = cohort_of(study, "train")
+    levels = ("control", "autism")
+    assert set(labels_of(cohort, "autism", levels, pseudo_weight=0.25).weight_N) == {0.25, 1.0}
+    assert labels_of(cohort, "autism", levels).weight_N.sum() == 14
+    assert levels_of(cohort.keep((cohort.rows["dataset"] == "AAA").to_numpy()), "autism", pseudo_weight=0.0) == ()
+
+
+def test_age_is_continuous_and_sex_is_not(study):
+    cohort = cohort_of(study, "train")
+    assert is_continuous(cohort, "age")
+    assert not is_continuous(cohort, "sex")
+    np.testing.assert_allclose(labels_of(cohort, "age", ()).value_N, cohort.rows["age"].astype(float), rtol=1e-6)
+    with pytest.raises(ValueError, match="shoe_size"):
+        labels_of(cohort, "shoe_size", ())

@@ -1,0 +1,86 @@
+"""What runs again: exactly the jobs behind a changed setting, file, task or line of code, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import conftest
+from .conftest import SmallStudy, write_derivatives
+
+AFTER_DENOISE = {"denoise": 1, "correlate": 1, "finetune": 4, "evaluate": 2, "report": 1}
+
+
+def _finish(study: SmallStudy) -> subprocess.CompletedProcess[str]:
+    run = study.snakemake()
+    logs = "\n".join(p.read_text() for p in (study.folder / "logs").rglob("*.log"))
+    assert run.returncode == 0, run.stdout + run.stderr + logs
+    return run
+
+
+def _planned(study: SmallStudy) -> dict[str, int]:
+    return {stage: count for stage, count in study.planned().items() if stage not in ("all", "total")}
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the program that a test may edit."""
+    copy = tmp_path / "program"
+    for name in ("lcm", "workflow", "envs"):
+        shutil.copytree(conftest.REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(conftest.REPOSITORY / "Snakefile", copy)
+    monkeypatch.setattr(conftest, "REPOSITORY", copy)
+    return copy
+
+
+def test_exactly_what_depends_on_a_change_runs_again(derivative_study: SmallStudy, program: Path):
+    study = derivative_study
+    _finish(study)
+    assert "Nothing to be done" in (run := study.snakemake()).stdout + run.stderr
+
+    room = program / "lcm" / "imaging"
+    _edit(room / "denoise.py", "def denoise(", "# A comment changes nothing.\ndef denoise(")
+    assert _planned(study) == {}
+    _edit(room / "strategy.py", "class Confounds:", "SPIKE_MM = 1.0\n\n\nclass Confounds:")
+    expected = AFTER_DENOISE | {"index": 1, "preprocess": 0, "parcellate": 0}
+    assert _planned(study) == {s: n for s, n in expected.items() if n and s != "index"}
+    _edit(room / "strategy.py", "SPIKE_MM = 1.0\n\n\n", "")
+    assert _planned(study) == {}
+
+    study.config["correlate"]["min_volumes"] = 31
+    assert _planned(study) == {s: n for s, n in AFTER_DENOISE.items() if s != "denoise"}
+    study.config["correlate"]["min_volumes"] = 30
+    study.config["evaluate"]["num_bootstraps"] = 200
+    assert _planned(study) == {"evaluate": 2, "report": 1}
+    study.config["evaluate"]["num_bootstraps"] = 1000
+    study.config["tasks"]["sex-again"] = study.config["tasks"]["sex"]
+    assert _planned(study) == {"finetune": 4, "evaluate": 2, "report": 1}
+
+
+def test_a_new_participant_enters_without_touching_the_other_batches(derivative_study: SmallStudy):
+    study = derivative_study
+    study.config["index"]["batch_size"] = 4
+    _finish(study)
+    tables = sorted((study.folder / "results/parcellate/LAB").glob("*.arrow"))
+    before = {path.name: path.stat().st_mtime_ns for path in tables}
+    assert len(before) == 4
+    people = {f"p{i:02d}": ("female", "male")[i % 2] for i in range(13)}
+    write_derivatives(study.folder / "new", people)
+    shutil.copytree(study.folder / "new" / "sub-p12", study.folder / "fmriprep" / "sub-p12")
+    shutil.copy(study.folder / "new" / "participants.tsv", study.folder / "fmriprep")
+    run = _finish(study)
+    assert len(re.findall(r"rule parcellate", run.stdout + run.stderr)) in (0, 1)
+    after = {path.name: path.stat().st_mtime_ns for path in tables}
+    assert sum(before[name] != after[name] for name in before) == 1
+    scans = (study.folder / "results/index/scans.tsv").read_text()
+    assert "sub-p12" in scans

@@ -1,0 +1,111 @@
+"""Dry runs over the shapes that BIDS datasets take: every one plans the jobs it should, and no other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from .conftest import SmallStudy, write_image
+
+T1W = "sub-{0}/anat/sub-{0}_T1w.nii.gz"
+REST = "sub-{0}/func/sub-{0}_task-rest_bold.nii.gz"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Files of a dataset, and what must come of them."""
+
+    files: tuple[str, ...]
+    people: int
+    batches: int
+    refused: str = ""
+    kind: str = "bids"
+
+
+def _people(*templates: str, labels: str = "abc") -> tuple[str, ...]:
+    return tuple(t.format(label) for label in labels for t in templates)
+
+
+SHAPES = {
+    "one run and a T1w": Shape(_people(T1W, REST, labels="a"), people=1, batches=1),
+    "three people": Shape(_people(T1W, REST), people=3, batches=2),
+    "no T1w": Shape(_people(REST), people=3, batches=2),
+    "T1w for one only": Shape((T1W.format("a"), *_people(REST)), people=3, batches=2),
+    "two runs": Shape(_people(T1W, REST.replace("rest", "rest_run-1"), REST.replace("rest", "rest_run-2")), 3, 2),
+    "two tasks": Shape(_people(T1W, REST, REST.replace("rest", "nback")), people=3, batches=2),
+    "sessions": Shape(
+        _people(*(f"sub-{{0}}/ses-{s}/func/sub-{{0}}_ses-{s}_task-rest_bold.nii.gz" for s in "12")), people=3, batches=2
+    ),
+    "sessions for some": Shape(
+        (*_people(REST, labels="ab"), "sub-c/ses-1/func/sub-c_ses-1_task-rest_bold.nii.gz"), people=3, batches=2
+    ),
+    "T1w in the first session only": Shape(
+        ("sub-a/ses-1/anat/sub-a_ses-1_T1w.nii.gz", "sub-a/ses-2/func/sub-a_ses-2_task-rest_bold.nii.gz"), 1, 1
+    ),
+    "acq, dir and rec": Shape(_people("sub-{0}/func/sub-{0}_task-rest_acq-x_dir-AP_run-01_bold.nii.gz"), 3, 2),
+    "plain .nii": Shape(_people("sub-{0}/func/sub-{0}_task-rest_bold.nii"), people=3, batches=2, refused="RepetitionTime"),
+    "multi-echo": Shape(
+        _people(*(REST.replace("_bold", f"_echo-{e}_bold") for e in "12"), labels="a"), 0, 1, refused="multi-echo"
+    ),
+    "a sbref and a fieldmap beside": Shape(
+        _people(T1W, REST, REST.replace("bold", "sbref"), "sub-{0}/fmap/sub-{0}_phasediff.nii.gz"), 3, 2
+    ),
+    "fMRIPrep derivatives": Shape(
+        _people(
+            *(
+                f"sub-{{0}}/func/sub-{{0}}_task-rest_{name}"
+                for name in (
+                    "space-MNI152NLin6Asym_desc-preproc_bold.nii.gz",
+                    "space-MNI152NLin2009cAsym_res-2_desc-preproc_bold.nii.gz",
+                    "space-MNI152NLin2009cAsym_res-2_desc-brain_mask.nii.gz",
+                    "desc-confounds_timeseries.tsv",
+                )
+            )
+        ),
+        people=0,
+        batches=2,
+        kind="derivatives",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_plans_its_jobs(name: str, small_study: SmallStudy):
+    shape = SHAPES[name]
+    for file in shape.files:
+        path = small_study.folder / "bids" / file
+        if file.endswith(".tsv"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("csf\n1\n")
+        elif "_bold" in file:
+            write_image(path, num_volumes=40, tr_s=2.0 if file.endswith(".gz") else None)
+        else:
+            write_image(path)
+    small_study.config["datasets"]["LAB"]["input"] = shape.kind
+    small_study.config["index"]["batch_size"] = 2
+    assert small_study.index().returncode == 0
+    table = (small_study.folder / "results/index/scans.tsv").read_text()
+    assert (shape.refused in table) if shape.refused else table.count("\tok\n") == table.count("\n") - 1
+    jobs = small_study.planned()
+    refused_all = bool(shape.refused)
+    assert jobs.pop("preprocess", 0) == (0 if refused_all else shape.people)
+    batches = {stage: jobs.pop(stage) for stage in ("parcellate", "denoise", "correlate")}
+    assert batches == dict.fromkeys(batches, shape.batches)
+    assert {stage: jobs[stage] for stage in ("harmonize", "split", "finetune", "evaluate", "report")} == {
+        "harmonize": 1, "split": 1, "finetune": 4, "evaluate": 2, "report": 1
+    }
+
+
+def test_a_typo_in_the_configuration_stops_the_plan_and_names_the_key(small_study: SmallStudy):
+    small_study.config["correlate"]["fischer_z"] = True
+    run = small_study.snakemake("--dry-run")
+    assert run.returncode != 0
+    assert "correlate.fischer_z: Extra inputs are not permitted" in run.stdout + run.stderr
+
+
+def test_a_missing_dataset_is_named(small_study: SmallStudy):
+    run = small_study.index()
+    assert run.returncode == 1
+    assert "dataset LAB: no such folder: bids" in run.stderr
+    assert "Traceback" not in run.stderr
