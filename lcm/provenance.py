@@ -74,11 +74,10 @@ def code_hash(stage: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes; of names and sizes for a folder, whose files carry records of their own."""
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file's bytes; None for a folder, whose files carry records of their own."""
     if path.is_dir():
-        listing = sorted(f"{p.relative_to(path)} {p.stat().st_size}" for p in path.rglob("*") if p.is_file())
-        return hashlib.sha256("\n".join(listing).encode()).hexdigest()
+        return None
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

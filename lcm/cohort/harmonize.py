@@ -1,4 +1,4 @@
-"""Turn each cohort's own tables into one BEI table with a row a scan, and count everyone on the way."""
+"""Harmonize: turn each cohort's own tables into one BEI table with a row a scan, and count everyone on the way."""
 
 from __future__ import annotations
 

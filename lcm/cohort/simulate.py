@@ -1,4 +1,4 @@
-"""Write the demo study: eight small cohorts in their own layouts, with effects planted in known edges."""
+"""Simulate: the demo study, eight small cohorts in their own layouts, with effects planted in known edges."""
 
 from __future__ import annotations
 

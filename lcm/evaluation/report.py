@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ LIMITS = (
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The stage's own flags."""
-    parser.add_argument("--results", type=Path, required=True, help="folder with one folder a stage")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with one folder a stage")
+    parser.add_argument("--models", nargs="*", help="rows of the benchmark, in order; absent: all that were evaluated")
+    parser.add_argument("--tasks", nargs="*", help="tasks of the benchmark, in order; absent: all that were evaluated")
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html, benchmark.tsv, outcomes.tsv")
     parser.add_argument(
         "--verdict",
@@ -52,7 +55,7 @@ def main(options: argparse.Namespace) -> int | None:
     """Write the page and its tables, or with --verdict say in two lines what they hold."""
     if options.verdict:
         return verdict(options.output)
-    study = read_study(options.results)
+    study = read_study(options.results, options.models, options.tasks)
     page = render(study, options.settings)
     write_tsv(study.scores, options.output / "benchmark.tsv", SCORES)
     write_tsv(study.counts, options.output / "outcomes.tsv", OUTCOMES)
@@ -87,14 +90,19 @@ class Study:
     records: list[StageRecord]
 
 
-def read_study(results: Path) -> Study:
-    """Read a study's tables; raises ValueError when outcomes or cohort flow do not add up."""
+def read_study(results: Path, models: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Study:
+    """Read a study's tables; raises ValueError when outcomes or cohort flow do not add up.
+
+    `models` and `tasks` name what the study asks for now, so that one asked for earlier does not linger in the table.
+    """
     scans = read_tsv(results / "index" / "scans.tsv", SCANS)
     bei = read_tsv(results / "harmonize" / "bei.tsv", BEI)
     outcomes = final_outcomes(results, scans)
     counts = count_outcomes(outcomes, Counter(scans["dataset"]))
     flows = cohort_flows(read_tsv(results / "harmonize" / "cohort_flow.tsv", COHORT_FLOW), bei, outcomes)
-    return Study(results, scans, bei, outcomes, counts, flows, read_scores(results), read_records(results))
+    scores = read_scores(results)
+    scores = scores[scores["model"].isin(models or scores["model"]) & scores["task"].isin(tasks or scores["task"])]
+    return Study(results, scans, bei, outcomes, counts, flows, scores, read_records(results))
 
 
 def read_scores(results: Path) -> pd.DataFrame:

@@ -92,7 +92,7 @@ class _Aligner:
         index_3P = _informative_points(smooth)
         self.points_3P = affine[:3, :3] @ index_3P + affine[:3, 3:]
         self.values_P = smooth[tuple(index_3P)].astype(np.float64)
-        per_voxel_3P = np.stack(np.gradient(smooth))[:, *index_3P]
+        per_voxel_3P = np.asarray(np.gradient(smooth))[:, *index_3P]
         gradient_3P = np.linalg.inv(affine[:3, :3]).T @ per_voxel_3P
         arm_3P = self.points_3P - self.centre[:, None]
         # The last column lets the volume be brighter or darker as a whole.

@@ -28,7 +28,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scans", type=Path, required=True, help="scans.tsv of the index stage")
     parser.add_argument("--dataset", required=True, help="name of the dataset in config.yaml")
     parser.add_argument("--participant", required=True, help="participant_id, e.g. sub-01")
-    parser.add_argument("--output", type=Path, required=True, help="the dataset's folder, e.g. results/preprocess/D")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="runs table, results/preprocess/<dataset>/sub-X_runs.tsv"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -37,8 +39,8 @@ def main(options: argparse.Namespace) -> None:
     mine = scans[(scans["dataset"] == options.dataset) & (scans["participant_id"] == options.participant)]
     if mine.empty:
         raise ValueError(f"{options.scans}: no scan of {options.participant} in dataset {options.dataset}")
-    runs = preprocess(mine, options.settings, options.output)
-    write_tsv(runs, options.output / f"{options.participant}_runs.tsv", RUNS)
+    runs = preprocess(mine, options.settings, options.output.parent)
+    write_tsv(runs, options.output, RUNS)
 
 
 def methods(settings: Preprocess) -> str:

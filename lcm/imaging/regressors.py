@@ -43,9 +43,10 @@ def tissue_masks(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[s
     maps = [load(resolution=1) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)]
     grey, white = (image.get_fdata(dtype=np.float32) for image in maps)
     brain = datasets.load_mni152_brain_mask(resolution=1, threshold=0.2).get_fdata() > 0
-    world = np.indices(grey.shape).T @ maps[0].affine[:3, :3].T + maps[0].affine[:3, 3]
-    low_mm, high_mm = np.transpose(_VENTRICLE_BOX_MM)
-    inside = ((low_mm <= world) & (world <= high_mm)).all(axis=-1).T
+    inside = np.ones(grey.shape, dtype=bool)
+    for axis, (low_mm, high_mm) in enumerate(_VENTRICLE_BOX_MM):
+        along_mm = maps[0].affine[axis, 3] + maps[0].affine[axis, axis] * np.arange(grey.shape[axis])
+        inside &= np.expand_dims((low_mm <= along_mm) & (along_mm <= high_mm), [a for a in range(3) if a != axis])
     fine = {
         "csf": binary_erosion(brain & inside & (grey + white < 0.1), iterations=1),
         "white_matter": binary_erosion(white > 0.9, iterations=2),

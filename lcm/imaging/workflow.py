@@ -151,7 +151,7 @@ def resample_run(run: str, motion: str, transforms: list, bold_mask: str, settin
     mask = np.load(bold_mask, allow_pickle=False)
     brain, overlap = write_brain_mask(mask, affine, points_3P, template, Path(files["mask_out"]))
     image = RunImage(Path(files["bold"]))
-    # Four times the brightest tissue leaves room for artefacts, and the step of int16 stays near 0.01 % of the signal.
+    # Four times the brightest tissue leaves room for artefacts, and the step of int16 stays near 0.02 % of the signal.
     limit = 4.0 * float(np.percentile(reference[mask], 99))
     shape = (*brain.shape, image.num_volumes)
     with (

@@ -1,4 +1,4 @@
-"""One task on one fold: fitted from scratch, or from the fold's pretrained weights."""
+"""Finetune: one task on one fold, fitted from scratch, or from the fold's pretrained weights."""
 
 from __future__ import annotations
 

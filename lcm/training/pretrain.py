@@ -1,4 +1,4 @@
-"""Multitask pretraining: one network learns every BEI of the study from one fold's training people."""
+"""Pretrain: one network learns every BEI of the study from one fold's training people."""
 
 from __future__ import annotations
 

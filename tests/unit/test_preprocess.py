@@ -61,7 +61,8 @@ BAD_AND_GOOD = ("good", "short", "flat", "nan", "empty", "cut")
 
 
 def _preprocess(scans: Path, output: Path) -> pd.DataFrame:
-    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-01", "--output", str(output)]
+    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-01"]
+    flags += ["--output", str(output / "sub-01_runs.tsv")]
     assert main(["preprocess", *flags, "--settings", SETTINGS.model_dump_json()]) == 0
     return read_tsv(output / "sub-01_runs.tsv", RUNS).set_index("scan")
 
@@ -91,10 +92,11 @@ def test_a_refused_row_keeps_the_outcome_it_came_with(done):
 
 def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
     files = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.is_file()}
+    files -= {name for name in files if name.endswith("record.json")}
     stem = "sub-01/func/sub-01_task-good"
     assert files == {
         "dataset_description.json",
-        "record.json",
+        "sub-01_runs.json",
         "sub-01_runs.tsv",
         "figures/sub-01_task-good_desc-registration.png",
         f"{stem}_desc-confounds_timeseries.json",
@@ -169,7 +171,8 @@ def test_a_broken_t1w_fails_its_runs_and_not_those_without_it(tmp_path):
 
 def test_an_unknown_participant_is_named(done, tmp_path, caplog):
     scans = done[0].parent / "scans.tsv"
-    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-99", "--output", str(tmp_path)]
+    flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-99"]
+    flags += ["--output", str(tmp_path / "sub-99_runs.tsv")]
     assert main(["preprocess", *flags]) == 1
     assert "no scan of sub-99 in dataset Phantom" in caplog.text
 

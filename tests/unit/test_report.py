@@ -25,7 +25,11 @@ from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, plant
 
 def report(results: Path, *, verdict: bool = False, **settings: object) -> int | None:
     settings = Report.model_validate(settings)
-    return main(argparse.Namespace(results=results, output=results / "report", verdict=verdict, settings=settings))
+    return main(
+        argparse.Namespace(
+            models=None, tasks=None, results=results, output=results / "report", verdict=verdict, settings=settings
+        )
+    )
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
 """report: benchmark table, cohort flow, QC figures and the page that holds them."""
 
 
+PAGE = expand(f"{workflow.basedir}/lcm/evaluation/page.{{part}}", part=["html.j2", "css", "js"])
+
+
 rule report:
     """One self-contained page, and the tables it shows."""
     input:
         scans="results/index/scans.tsv",
         connectomes=connectomes,
+        bei="results/harmonize/bei.tsv",
         flow="results/harmonize/cohort_flow.tsv",
         folds="results/split/folds.tsv",
+        template=PAGE,
         scores=expand("results/evaluate/{model}/{task}/scores.tsv", model=STUDY.models, task=STUDY.tasks),
     output:
         page="results/report/index.html",
@@ -22,6 +27,9 @@ rule report:
     params:
         settings=settings("report"),
         code=code("report"),
+        models=list(STUDY.models),
+        tasks=list(STUDY.tasks),
     shell:
-        "python -m lcm report --results results --output results/report"
+        "python -m lcm report --results results --models {params.models:q} --tasks {params.tasks:q}"
+        " --output results/report"
         " --settings {params.settings:q} > {log:q} 2>&1"
