@@ -127,9 +127,11 @@ def _motion_trace(axes: Axes, fd_mm_T: np.ndarray, kept_T: np.ndarray, fd_limit_
 
 
 def _carpet_panel(axes: Axes, series_TR: np.ndarray, label: str) -> None:
+    from matplotlib import colormaps
+
     axes.imshow(
         zscored(series_TR).T,
-        cmap="gray",
+        cmap=colormaps["gray"].with_extremes(bad=ORANGE),
         vmin=-CARPET_LIMIT,
         vmax=CARPET_LIMIT,
         aspect="auto",
@@ -140,12 +142,17 @@ def _carpet_panel(axes: Axes, series_TR: np.ndarray, label: str) -> None:
 
 
 def zscored(series_TR: np.ndarray) -> np.ndarray:
-    """Each region's series at mean 0 and sample standard deviation 1; a constant or missing region becomes 0."""
-    centred_TR = series_TR - series_TR.mean(axis=0)
+    """Each region's series at mean 0 and sample standard deviation 1 over the volumes that have a value.
+
+    A constant or missing region becomes 0; a censored volume (NaN in every region) stays NaN.
+    """
+    has_value_T = np.isfinite(series_TR).any(axis=1)
+    kept_TR = series_TR[has_value_T]
+    centred_TR = kept_TR - kept_TR.mean(axis=0)
     spread_R = centred_TR.std(axis=0, ddof=1)
     usable_R = np.isfinite(spread_R) & (spread_R > 0)
-    result_TR = np.zeros_like(centred_TR)
-    result_TR[:, usable_R] = centred_TR[:, usable_R] / spread_R[usable_R]
+    result_TR = np.where(has_value_T[:, None], 0.0, np.full(series_TR.shape, np.nan))
+    result_TR[np.ix_(has_value_T, usable_R)] = centred_TR[:, usable_R] / spread_R[usable_R]
     return result_TR
 
 

@@ -36,8 +36,8 @@ def _limits(fine: Template, axis: int) -> tuple[float, float]:
     return float(low) - 6.0, float(high) + 6.0
 
 
-def draw(mean: NDArray[np.float32], grid: Template, fine: Template, path: Path, title: str) -> None:
-    """Write the PNG. `mean` lies on the grid of `grid`; `fine` is the same template at 1 mm, for smooth contours."""
+def draw(mean: NDArray[np.float32], grid: Template, fine: Template, path: Path) -> None:
+    """Write the PNG, which names no one: the file name says whose brain it is. `mean` lies on the grid of `grid`; `fine` is the same template at 1 mm, for smooth contours."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from scipy.ndimage import gaussian_filter
@@ -62,6 +62,5 @@ def draw(mean: NDArray[np.float32], grid: Template, fine: Template, path: Path, 
         panel.set_ylim(*limits_mm[up])
         panel.set_title(f"{'xyz'[axis]} = {at_mm:g} mm", color="white", fontsize=7, pad=2)
         panel.set_axis_off()
-    figure.suptitle(title, color="white", fontsize=8)
     with write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=100, format="png", facecolor="black", metadata={"Software": None})

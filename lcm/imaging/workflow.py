@@ -197,7 +197,7 @@ def draw_registration(mean: str, run: str, settings: str) -> str:
     files, options = json.loads(run), Preprocess.model_validate_json(settings)
     grid = load_template(options.template, options.resolution_mm)
     fine = load_template(options.template, 1.0)
-    draw(np.load(mean, allow_pickle=False), grid, fine, Path(files["figure_out"]), files["scan"])
+    draw(np.load(mean, allow_pickle=False), grid, fine, Path(files["figure_out"]))
     return str(files["figure_out"])
 
 

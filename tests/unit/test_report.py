@@ -277,3 +277,9 @@ def test_a_study_without_models_still_has_a_page(results):
 def test_a_constant_region_is_flat_in_the_carpet():
     scored_TR = zscored(np.array([[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]))
     np.testing.assert_allclose(scored_TR, [[-1, 0], [0, 0], [1, 0]])
+
+
+def test_a_censored_volume_is_a_gap_in_the_carpet_and_not_the_end_of_it():
+    nan = np.nan
+    scored_TR = zscored(np.array([[1.0, nan], [nan, nan], [2.0, nan], [3.0, nan]]))
+    np.testing.assert_allclose(scored_TR, [[-1, 0], [nan, nan], [0, 0], [1, 0]])
