@@ -28,9 +28,9 @@ test: .venv/ok ## every test
 check: .venv/ok ## format, lint, types, import laws, generated files
 	@$(RUN) ruff format --check --quiet lcm tests docs benchmarks
 	@$(RUN) ruff check --quiet lcm tests docs benchmarks
-	@$(RUN) snakefmt --quiet --check Snakefile workflow
+	@$(RUN) snakefmt --check Snakefile workflow
 	@$(RUN) mypy
-	@$(RUN) lint-imports --no-timing
+	@$(RUN) lint-imports --no-logo
 	@$(RUN) python docs/generate.py --check
 
 docs: .venv/ok ## regenerate the JSON schema and the README's tables and graph

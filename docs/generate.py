@@ -50,7 +50,9 @@ def rule_graph() -> str:
         scans = pd.DataFrame([_scan(folder, "HCPA", "bids"), _scan(folder, "HCPYA", "derivatives")])
         write_tsv(scans, folder / "results/index/scans.tsv", SCANS)
         for row in scans.itertuples():
-            write_tsv(scans[scans["dataset"] == row.dataset], folder / f"results/index/batches/{row.dataset}/0.tsv", SCANS)
+            write_tsv(
+                scans[scans["dataset"] == row.dataset], folder / f"results/index/batches/{row.dataset}/0.tsv", SCANS
+            )
         for dataset in yaml.safe_load((REPOSITORY / "config.yaml").read_text("utf-8"))["datasets"].values():
             (folder / dataset["phenotypes"]).mkdir(parents=True)
         arguments = ["snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", name]

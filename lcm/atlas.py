@@ -6,7 +6,7 @@ import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,7 @@ class Atlas:
         import numpy as np
         from scipy.ndimage import affine_transform
 
-        source = nib.load(self.image)
+        source: Any = nib.load(self.image)
         labels = np.asarray(source.dataobj)
         voxel_to_voxel = np.linalg.inv(source.affine) @ affine
         resampled = affine_transform(
@@ -68,6 +68,10 @@ def _one(folder: Path, pattern: str) -> Path:
     if len(found) != 1:
         raise ValueError(f"{folder}: an atlas folder holds exactly one {pattern}, found {len(found)}")
     return found[0]
+
+
+def _mm(row: dict[str, str], axis: str) -> float:
+    return float(row.get(f"{axis}_mm") or "nan")
 
 
 def load_atlas(name_or_path: str) -> Atlas:
@@ -95,6 +99,6 @@ def load_atlas(name_or_path: str) -> Atlas:
         name=name,
         ids=tuple(int(row["index"]) for row in rows),
         names=names,
-        coordinates_mm=tuple(tuple(float(row.get(f"{axis}_mm") or "nan") for axis in "xyz") for row in rows),
+        coordinates_mm=tuple((_mm(row, "x"), _mm(row, "y"), _mm(row, "z")) for row in rows),
         image=_one(folder, f"tpl-*/*_atlas-{name}*_dseg.nii.gz"),
     )

@@ -68,6 +68,7 @@ class Task(Settings):
         default=(), description="levels to tell apart, the positive one last; empty for a continuous BEI"
     )
     cohorts: tuple[str, ...] = Field(default=(), description="cohorts asked; empty: all that have the BEI")
+    datasets: tuple[str, ...] = Field(default=(), description="datasets asked, of those cohorts; empty: all")
 
 
 class Model(Settings):

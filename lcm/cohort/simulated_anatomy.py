@@ -112,7 +112,8 @@ def rotation(angles_rad: Array) -> Array:
 
 def centered_grid(voxel_mm: float, *, flip_x: bool) -> Grid:
     """A grid of isotropic voxels that covers an adult brain, with `flip_x` stored right to left as many scanners do."""
-    shape = tuple(int(np.ceil(extent / voxel_mm)) for extent in (176.0, 212.0, 176.0))
+    across, along = int(np.ceil(176.0 / voxel_mm)), int(np.ceil(212.0 / voxel_mm))
+    shape = (across, along, across)
     steps = np.diag([-voxel_mm if flip_x else voxel_mm, voxel_mm, voxel_mm])
     affine = np.eye(4)
     affine[:3, :3] = steps

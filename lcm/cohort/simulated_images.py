@@ -57,7 +57,7 @@ def echo_planar(tissue: Tissue, head: Head, grid: Grid) -> dict[str, Array]:
     contrast = 1000.0 * maps["grey"] + 850.0 * maps["white"] + 1300.0 * maps["csf"]
     z = grid.coordinates_mm()[2].reshape(grid.shape)
     maps["baseline"] = contrast * (1.0 + 0.001 * z)
-    maps["regions"] = sample(tissue.regions, tissue, head, grid, nearest=True)
+    maps["regions"] = sample(tissue.regions.astype(np.float64), tissue, head, grid, nearest=True)
     return maps
 
 
@@ -131,7 +131,7 @@ def preprocessed_run(
     signal with the speed of the motion (spin history), so that regression on the 24 motion columns removes both.
     """
     inside, change = fluctuations(maps, series, tr_s, rng)
-    edges = np.stack([axis[inside] for axis in np.gradient(maps["baseline"])])
+    edges = np.asarray(np.gradient(maps["baseline"], axis=(0, 1, 2)))[:, inside]
     edges = (np.linalg.inv(grid.affine[:3, :3]).T @ edges).astype(np.float32)
     arms = grid.coordinates_mm().reshape(3, *grid.shape)[:, inside].astype(np.float32)
     turning = np.cross(arms, edges, axis=0)
@@ -186,7 +186,8 @@ def mni_maps(tissue: Tissue, voxel_mm: float) -> tuple[Grid, dict[str, Array]]:
     extent = np.array(tissue.grid.shape) * np.diag(tissue.grid.affine)[:3]
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
     affine[:3, 3] = tissue.grid.affine[:3, 3]
-    grid = Grid(tuple(int(length) for length in np.ceil(extent / voxel_mm)), affine)
+    x, y, z = (int(length) for length in np.ceil(extent / voxel_mm))
+    grid = Grid((x, y, z), affine)
     return grid, echo_planar(tissue, MNI_HEAD, grid)
 
 

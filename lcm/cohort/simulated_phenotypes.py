@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +23,9 @@ def write_phenotypes(cohort: str, people: Sequence[Person], folder: Path, rng: n
         (folder / name).write_bytes(content.encode("utf-8"))
 
 
-def _table(rows: Rows, *, separator: str = ",", line_end: str = "\n", quoting: int = csv.QUOTE_MINIMAL) -> str:
+def _table(
+    rows: Rows, *, separator: str = ",", line_end: str = "\n", quoting: Literal[0, 1, 2, 3] = csv.QUOTE_MINIMAL
+) -> str:
     stream = io.StringIO()
     csv.writer(stream, delimiter=separator, lineterminator=line_end, quoting=quoting).writerows(rows)
     return stream.getvalue()

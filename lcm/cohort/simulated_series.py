@@ -192,7 +192,7 @@ def describe_effects(base: Array, names: Sequence[str], effect_z: float) -> dict
             "effective_z": round(float(shift[planted].mean()), 6),
             "elsewhere_z": round(float(np.abs(shift[~planted]).max()), 6),
             "edges": [
-                {"regions": [names[i], names[j]], "sign": int(edges[i, j])}
+                {"regions": [names[int(i)], names[int(j)]], "sign": int(edges[i, j])}
                 for i, j in zip(*upper, strict=True)
                 if edges[i, j] != 0
             ],

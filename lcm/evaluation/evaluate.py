@@ -61,7 +61,7 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
     for fold in sorted(set(read_tsv(tables.folds, FOLDS)["fold"])):
         bundle = weights / f"fold-{fold}"
         _check_bundle(bundle, task, int(fold))
-        cohort = read_cohort(tables, fold=int(fold), roles=("test",), cohorts=task.cohorts)
+        cohort = read_cohort(tables, fold=int(fold), roles=("test",), cohorts=task.cohorts, datasets=task.datasets)
         labelled_N = labels_of(cohort, task.target, task.levels).weight_N > 0
         answered = cohort.keep(labelled_N)
         num_left_out = cohort.rows["person_id"].nunique() - answered.rows["person_id"].nunique()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -73,7 +73,7 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
 
 
 def _row(
-    scan: dict[str, Any], atlas: Atlas, settings: Parcellate, grids: dict[bytes, NDArray[np.int32]]
+    scan: dict[Hashable, Any], atlas: Atlas, settings: Parcellate, grids: dict[bytes, NDArray[np.int32]]
 ) -> dict[str, Any]:
     row = {key: scan[key] for key in ("dataset", "participant_id", "scan", "outcome")}
     if scan["outcome"] != OK:
@@ -111,7 +111,7 @@ def parcellate(
     import nibabel as nib
 
     read_header(bold)
-    image = nib.load(bold)
+    image: Any = nib.load(bold)
     inside = _mask_on_grid(mask, image)
     grid = np.asarray([*image.shape[:3], *image.affine.ravel()]).tobytes()
     if grid not in grids:
@@ -133,7 +133,7 @@ def _mask_on_grid(mask: Path, image: Any) -> NDArray[np.bool_]:
     import nibabel as nib
 
     try:
-        loaded = nib.load(mask)
+        loaded: Any = nib.load(mask)
         inside = np.asarray(loaded.dataobj) > 0
     except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
         raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
@@ -183,11 +183,11 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_exactly(stream: BinaryIO, num_bytes: int) -> bytes:
-    from isal import isal_zlib
+    from isal import igzip_lib
 
     try:
         data = stream.read(num_bytes)
-    except (EOFError, OSError, isal_zlib.error) as error:
+    except (EOFError, OSError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # isal has no type for it
         raise ImageError(f"truncated or corrupt image ({type(error).__name__})") from None
     if len(data) < num_bytes:
         raise ImageError("truncated image: the file ends before its last voxel")

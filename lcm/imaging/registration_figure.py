@@ -37,7 +37,10 @@ def _limits(fine: Template, axis: int) -> tuple[float, float]:
 
 
 def draw(mean: NDArray[np.float32], grid: Template, fine: Template, path: Path) -> None:
-    """Write the PNG, which names no one: the file name says whose brain it is. `mean` lies on the grid of `grid`; `fine` is the same template at 1 mm, for smooth contours."""
+    """Write the PNG, which names no one: its file name says whose brain it is.
+
+    `mean` lies on the grid of `grid`; `fine` is the same template at 1 mm, for smooth contours.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from scipy.ndimage import gaussian_filter

@@ -48,7 +48,7 @@ def read_series(path: Path, atlas: Atlas) -> NDArray[np.float64]:
 
 def covered(series_TR: NDArray[np.float64]) -> NDArray[np.float32]:
     """Coverage of a ready series: 1 where a region has a signal, 0 where it has none; shares are not known."""
-    return (~np.isnan(series_TR).any(axis=0)).astype(np.float32)
+    return np.where(np.isnan(series_TR).any(axis=0), 0, 1).astype(np.float32)
 
 
 def _parse(path: Path) -> tuple[list[str] | None, NDArray[np.float64]]:

@@ -88,26 +88,27 @@ def tables_of(options: Namespace) -> Tables:
     return Tables(options.bei, options.folds, options.scans, options.connectomes)
 
 
-def read_cohort(tables: Tables, *, fold: int, roles: Sequence[str], cohorts: Sequence[str] = ()) -> Cohort:
-    """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` empty means all.
+def read_cohort(
+    tables: Tables, *, fold: int, roles: Sequence[str], cohorts: Sequence[str] = (), datasets: Sequence[str] = ()
+) -> Cohort:
+    """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` or `datasets` empty means all.
 
     Rows of other people are left out before their connectome or label is read. Raises ValueError for a person with two
-    roles, an unknown fold, role or cohort, no scan left, or region names that differ between files.
+    roles, an unknown fold, role, cohort or dataset, no scan left, or region names that differ between files.
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
         raise ValueError(f"roles {unknown} do not exist; a person is one of {', '.join(ROLES)}")
     role_of = _roles_of_fold(tables.folds, fold)
     rows = read_tsv(tables.bei, BEI)
-    foreign = sorted(set(cohorts) - set(rows["cohort"]))
-    if foreign:
-        raise ValueError(
-            f"{tables.bei}: column cohort has no {foreign}; it has: {', '.join(sorted(set(rows['cohort'])))}"
-        )
+    for column, wanted in {"cohort": cohorts, "dataset": datasets}.items():
+        foreign = sorted(set(wanted) - set(rows[column]))
+        if foreign:
+            known = ", ".join(sorted(set(rows[column])))
+            raise ValueError(f"{tables.bei}: column {column} has no {foreign}; it has: {known}")
     rows = rows.assign(role=rows["person_id"].map(role_of))
     rows = rows[rows["role"].isin(roles)]
-    if cohorts:
-        rows = rows[rows["cohort"].isin(cohorts)]
+    rows = rows[rows["cohort"].isin(cohorts or rows["cohort"]) & rows["dataset"].isin(datasets or rows["dataset"])]
     cohort = _join_connectomes(rows, tables)
     log.info(
         "fold %d, %s: %d people, %d scans with a connectome of %d in the BEI table",

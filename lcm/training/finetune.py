@@ -54,7 +54,13 @@ def main(options: Namespace) -> None:
     model = Model.model_validate(json.loads(options.model_definition))
     task = Task.model_validate(json.loads(options.definition))
     check_start(options.model, model, options.weights)
-    cohort = read_cohort(tables_of(options), fold=options.fold, roles=("train", "validation"), cohorts=task.cohorts)
+    cohort = read_cohort(
+        tables_of(options),
+        fold=options.fold,
+        roles=("train", "validation"),
+        cohorts=task.cohorts,
+        datasets=task.datasets,
+    )
     cohort = few_shot(answerable(cohort, task), task, share=settings.train_share, seed=settings.seed)
     if architecture(model.architecture).kind == "estimator":
         weights, more = fit_estimator(model, task, cohort)

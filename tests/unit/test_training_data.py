@@ -43,6 +43,14 @@ def test_a_person_with_two_roles_is_an_error(study):
         cohort_of(study, "train")
 
 
+def test_a_task_may_ask_some_datasets_only(study):
+    options = tables_of(study.flags())
+    one = read_cohort(options, fold=0, roles=("train",), datasets=("AAA",))
+    assert set(one.rows["dataset"]) == {"AAA"}
+    with pytest.raises(ValueError, match=r"column dataset has no .'CCC'.; it has: AAA, BBB"):
+        read_cohort(options, fold=0, roles=("train",), datasets=("CCC",))
+
+
 def test_an_unknown_fold_or_role_is_an_error(study):
     with pytest.raises(ValueError, match="fold has no 9"):
         cohort_of(study, "train", fold=9)

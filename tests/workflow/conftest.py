@@ -59,7 +59,9 @@ class SmallStudy:
         """Jobs a stage that a dry run announces."""
         run = self.snakemake("--dry-run", "--quiet", "rules")
         assert run.returncode == 0, run.stdout + run.stderr
-        return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)}
+        return {
+            name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+        }
 
 
 @pytest.fixture
@@ -108,7 +110,10 @@ def derivative_study(small_study: SmallStudy) -> SmallStudy:
     people = {f"p{i:02d}": ("female", "male")[i % 2] for i in range(12)}
     write_derivatives(small_study.folder / "fmriprep", people)
     small_study.config["datasets"]["LAB"] = {
-        "path": "fmriprep", "input": "derivatives", "cohort": "generic", "phenotypes": "fmriprep"
+        "path": "fmriprep",
+        "input": "derivatives",
+        "cohort": "generic",
+        "phenotypes": "fmriprep",
     }
     small_study.config["denoise"]["min_minutes"] = 1.0
     return small_study

@@ -44,7 +44,9 @@ SHAPES = {
         ("sub-a/ses-1/anat/sub-a_ses-1_T1w.nii.gz", "sub-a/ses-2/func/sub-a_ses-2_task-rest_bold.nii.gz"), 1, 1
     ),
     "acq, dir and rec": Shape(_people("sub-{0}/func/sub-{0}_task-rest_acq-x_dir-AP_run-01_bold.nii.gz"), 3, 2),
-    "plain .nii": Shape(_people("sub-{0}/func/sub-{0}_task-rest_bold.nii"), people=3, batches=2, refused="RepetitionTime"),
+    "plain .nii": Shape(
+        _people("sub-{0}/func/sub-{0}_task-rest_bold.nii"), people=3, batches=2, refused="RepetitionTime"
+    ),
     "multi-echo": Shape(
         _people(*(REST.replace("_bold", f"_echo-{e}_bold") for e in "12"), labels="a"), 0, 1, refused="multi-echo"
     ),
@@ -93,7 +95,11 @@ def test_a_shape_plans_its_jobs(name: str, small_study: SmallStudy):
     batches = {stage: jobs.pop(stage) for stage in ("parcellate", "denoise", "correlate")}
     assert batches == dict.fromkeys(batches, shape.batches)
     assert {stage: jobs[stage] for stage in ("harmonize", "split", "finetune", "evaluate", "report")} == {
-        "harmonize": 1, "split": 1, "finetune": 4, "evaluate": 2, "report": 1
+        "harmonize": 1,
+        "split": 1,
+        "finetune": 4,
+        "evaluate": 2,
+        "report": 1,
     }
 
 

@@ -8,16 +8,9 @@ from pathlib import Path
 sys.path.insert(0, workflow.basedir)
 
 from lcm.config import read_study
-from lcm.imaging.index import listing
-from lcm.imaging.strategy import strategy_path
 from lcm.provenance import code_hash as code
 
 STUDY = read_study(config)
-STRATEGY = str(strategy_path(STUDY.denoise.strategy))
-SIMULATED = "results/simulate/truth.json" if STUDY.simulate else []
-# A simulated folder is followed by its truth.json; jobs on other machines must not walk the data again.
-REAL_FOLDERS = [d.path for d in STUDY.datasets.values() if not d.path.startswith("results/")]
-LISTING = listing(REAL_FOLDERS) if workflow.is_main_process else ""
 
 
 wildcard_constraints:
@@ -42,13 +35,6 @@ def block(name):
 def definition(name, entry):
     """One entry of a what-to-make block, as JSON."""
     return getattr(STUDY, name)[entry].model_dump_json()
-
-
-def cohort_sources():
-    """The cohorts' source files and the vocabulary: data that shapes harmonize, which no code hash sees."""
-    folder = Path(workflow.basedir) / "lcm" / "cohort"
-    names = sorted({d.cohort for d in STUDY.datasets.values()})
-    return [str(folder / "vocabulary.yaml"), *(str(folder / "sources" / f"{name}.yaml") for name in names)]
 
 
 @functools.cache

@@ -20,12 +20,12 @@ rule correlate:
         "logs/correlate/{dataset}/{batch}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=1000,
     params:
         settings=settings("correlate"),
         code=code("correlate"),
         atlas=STUDY.parcellate.atlas,
-    resources:
-        mem_mb=1000,
     shell:
         "python -m lcm correlate --scans {input.scans:q} --series {input.series:q} --atlas {params.atlas:q}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -28,13 +28,13 @@ rule finetune:
         "logs/finetune/{model}/{task}/fold-{fold}.tsv"
     conda:
         "../../envs/training.yaml"
+    resources:
+        gpu=1,
     params:
         settings=settings("finetune"),
         code=code("finetune"),
         model=model,
         task=task,
-    resources:
-        gpu=1,
     shell:
         "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"

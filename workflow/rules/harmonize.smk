@@ -8,6 +8,16 @@ def phenotypes(wildcards):
     return sorted(str(path) for folder in folders for path in Path(folder).iterdir() if path.is_file())
 
 
+def cohort_sources():
+    """The cohorts' source files and the vocabulary: data that shapes harmonize, which no code hash sees."""
+    folder = Path(workflow.basedir) / "lcm" / "cohort"
+    names = sorted({d.cohort for d in STUDY.datasets.values()})
+    return [
+        str(folder / "vocabulary.yaml"),
+        *(str(folder / "sources" / f"{name}.yaml") for name in names),
+    ]
+
+
 rule harmonize:
     """One row a scan with its person, site and BEIs, and the cohort flow."""
     input:

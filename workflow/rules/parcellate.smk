@@ -21,11 +21,11 @@ rule parcellate:
         "logs/parcellate/{dataset}/{batch}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=1000,
     params:
         settings=settings("parcellate"),
         code=code("parcellate"),
-    resources:
-        mem_mb=1000,
     shell:
         "python -m lcm parcellate --scans {input.scans:q} --runs results/preprocess/{wildcards.dataset:q}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -20,12 +20,12 @@ rule preprocess:
         "logs/preprocess/{dataset}/{participant}.tsv"
     conda:
         "../../envs/imaging.yaml"
-    params:
-        settings=settings("preprocess"),
-        code=code("preprocess"),
     threads: 1
     resources:
         mem_mb=4000,
+    params:
+        settings=settings("preprocess"),
+        code=code("preprocess"),
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"
         " python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"

@@ -26,12 +26,12 @@ rule pretrain:
         "logs/pretrain/{model}/fold-{fold}.tsv"
     conda:
         "../../envs/training.yaml"
+    resources:
+        gpu=1,
     params:
         settings=settings("pretrain"),
         code=code("pretrain"),
         model=model,
-    resources:
-        gpu=1,
     shell:
         "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"

@@ -1,6 +1,5 @@
 """report: benchmark table, cohort flow, QC figures and the page that holds them."""
 
-
 PAGE = expand(f"{workflow.basedir}/lcm/evaluation/page.{{part}}", part=["html.j2", "css", "js"])
 
 
@@ -13,7 +12,11 @@ rule report:
         flow="results/harmonize/cohort_flow.tsv",
         folds="results/split/folds.tsv",
         template=PAGE,
-        scores=expand("results/evaluate/{model}/{task}/scores.tsv", model=STUDY.models, task=STUDY.tasks),
+        scores=expand(
+            "results/evaluate/{model}/{task}/scores.tsv",
+            model=STUDY.models,
+            task=STUDY.tasks,
+        ),
     output:
         page="results/report/index.html",
         benchmark="results/report/benchmark.tsv",

@@ -15,5 +15,4 @@ rule simulate:
         settings=settings("simulate") if STUDY.simulate else "",
         code=code("simulate"),
     shell:
-        "python -m lcm simulate --output results/simulate"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m lcm simulate --output results/simulate" " --settings {params.settings:q} > {log:q} 2>&1"

@@ -17,5 +17,4 @@ rule split:
         settings=settings("split"),
         code=code("split"),
     shell:
-        "python -m lcm split --bei {input:q} --output {output:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m lcm split --bei {input:q} --output {output:q}" " --settings {params.settings:q} > {log:q} 2>&1"
