@@ -5,7 +5,7 @@ PYTHON ?= python3
 CORES ?= $(shell nproc)
 CONFIG ?= config.yaml
 STUDY ?= .
-RUN := export PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)" LCM_HOME="$(CURDIR)";
+RUN := export PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)";
 SNAKEMAKE := $(RUN) snakemake --snakefile $(CURDIR)/Snakefile --workflow-profile $(CURDIR)/profiles/default --cores $(CORES)
 
 .PHONY: help demo study real test check bench docs lock
@@ -29,6 +29,7 @@ check: .venv/ok ## format, lint, types, import laws, generated files
 	@$(RUN) ruff format --check --quiet lcm tests docs benchmarks
 	@$(RUN) ruff check --quiet lcm tests docs benchmarks
 	@$(RUN) snakefmt --check Snakefile workflow
+	@$(RUN) snakemake --lint
 	@$(RUN) mypy
 	@$(RUN) lint-imports --no-logo
 	@$(RUN) python docs/generate.py --check

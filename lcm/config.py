@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -239,10 +238,6 @@ class Study(Settings):
     finetune: Finetune
     evaluate: Evaluate
     report: Report
-
-    def block_json(self, name: str) -> str:
-        """One of the blocks datasets, tasks, models as JSON."""
-        return json.dumps({key: entry.model_dump(mode="json") for key, entry in getattr(self, name).items()})
 
 
 def read_study(config: dict[str, object]) -> Study:

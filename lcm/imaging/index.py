@@ -7,9 +7,7 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,18 +88,6 @@ def _fingerprint(row: Row) -> str:
             stat = Path(row[column]).stat()
             digest.update(f"{column} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
-
-
-def listing(paths: Sequence[str]) -> str:
-    """Hash of names, sizes and times of every file below some folders: when it changes, `index` runs again."""
-    digest = hashlib.sha256()
-    for path in sorted(set(paths)):
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                stat = os.stat(os.path.join(folder, name))
-                digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _refuse_duplicates(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import pytest
 
 from lcm.config import Dataset, Index
 from lcm.imaging.header import ImageError, read_header
-from lcm.imaging.index import assign_batches, index, listing
+from lcm.imaging.index import assign_batches, index
 
 
 def _bold(path: Path, *, tr_s: float | None = 2.0, header_tr_s: float = 2.0, num_volumes: int = 30) -> Path:
@@ -124,13 +124,3 @@ def test_a_new_participant_moves_no_other_to_another_batch():
     after = assign_batches(people, 50)
     assert (before == after[:90]).all()
     assert before.value_counts().between(30, 60).all()
-
-
-def test_the_listing_sees_a_new_file_and_a_changed_one(tmp_path):
-    path = _bold(tmp_path / "sub-1/func/sub-1_task-rest_bold.nii.gz")
-    before = listing([str(tmp_path)])
-    assert listing([str(tmp_path)]) == before
-    path.write_bytes(path.read_bytes() + b"x")
-    changed = listing([str(tmp_path)])
-    (tmp_path / "new").touch()
-    assert len({before, changed, listing([str(tmp_path)])}) == 3

@@ -1,22 +1,12 @@
 """denoise: filter, confound regression and censoring of region series."""
 
-from lcm.imaging.strategy import strategy_path
-
-STRATEGY = str(strategy_path(STUDY.denoise.strategy))
-
-
-def parcellated(wildcards):
-    """The batch's series; none for a dataset of ready series, which denoise reads itself."""
-    ready = STUDY.datasets[wildcards.dataset].input == "series"
-    return [] if ready else f"results/parcellate/{wildcards.dataset}/{wildcards.batch}.arrow"
-
 
 rule denoise:
     """Residual series and censoring mask."""
     input:
         scans="results/index/batches/{dataset}/{batch}.tsv",
-        series=parcellated,
-        strategy=STRATEGY,
+        series=PLAN.parcellated,
+        strategy=PLAN.strategy,
     output:
         "results/denoise/{dataset}/{batch}.arrow",
     log:
@@ -30,7 +20,7 @@ rule denoise:
     params:
         settings=settings("denoise"),
         code=code("denoise"),
-        atlas=STUDY.parcellate.atlas,
+        atlas=PLAN.study.parcellate.atlas,
     shell:
         "python -m lcm denoise --scans {input.scans:q} --series {input.series:q} --atlas {params.atlas:q}"
         " --strategy {input.strategy:q} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

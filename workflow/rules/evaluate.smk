@@ -1,20 +1,14 @@
 """evaluate: predictions of the test people, one row a person, and their scores."""
 
 
-def finetuned(wildcards):
-    """Weights of every fold."""
-    folds = range(STUDY.split.num_folds)
-    return [f"results/finetune/{wildcards.model}/{wildcards.task}/fold-{fold}" for fold in folds]
-
-
 rule evaluate:
     """One model on one task, all folds."""
     input:
         bei="results/harmonize/bei.tsv",
         folds="results/split/folds.tsv",
         scans="results/index/scans.tsv",
-        connectomes=connectomes,
-        weights=finetuned,
+        connectomes=PLAN.connectomes,
+        weights=PLAN.finetuned,
     output:
         predictions="results/evaluate/{model}/{task}/predictions.parquet",
         scores="results/evaluate/{model}/{task}/scores.tsv",
@@ -27,7 +21,7 @@ rule evaluate:
     params:
         settings=settings("evaluate"),
         code=code("evaluate"),
-        task=task,
+        task=PLAN.task,
     shell:
         "python -m lcm evaluate --model {wildcards.model:q} --task {wildcards.task:q} --definition {params.task:q}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"

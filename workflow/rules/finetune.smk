@@ -1,25 +1,14 @@
 """finetune: one task on one fold, from scratch or from the fold's pretrained weights."""
 
 
-def pretrained(wildcards):
-    """Weights to start from; none for a model that starts from scratch."""
-    starts = STUDY.models[wildcards.model].start == "pretrained"
-    return f"results/pretrain/{wildcards.model}/fold-{wildcards.fold}" if starts else []
-
-
-def task(wildcards):
-    """The task's entry in the configuration."""
-    return definition("tasks", wildcards.task)
-
-
 rule finetune:
     """Weights of a model for a task on a fold."""
     input:
         bei="results/harmonize/bei.tsv",
         folds="results/split/folds.tsv",
         scans="results/index/scans.tsv",
-        connectomes=connectomes,
-        weights=pretrained,
+        connectomes=PLAN.connectomes,
+        weights=PLAN.pretrained,
     output:
         directory("results/finetune/{model}/{task}/fold-{fold}"),
     log:
@@ -33,8 +22,8 @@ rule finetune:
     params:
         settings=settings("finetune"),
         code=code("finetune"),
-        model=model,
-        task=task,
+        model=PLAN.model,
+        task=PLAN.task,
     shell:
         "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"

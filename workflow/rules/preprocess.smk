@@ -1,16 +1,10 @@
 """preprocess: raw images of one participant to BOLD in MNI space, brain mask and confounds."""
 
 
-def raw_images(wildcards):
-    """BOLD and T1w files of a participant."""
-    rows = [r for r in scans() if (r["dataset"], r["participant_id"]) == (wildcards.dataset, wildcards.participant)]
-    return sorted({r[kind] for r in rows for kind in ("bold", "t1w") if r[kind] != "n/a" and r["outcome"] == "ok"})
-
-
 rule preprocess:
     """All runs of a participant; they share one anatomical pass."""
     input:
-        images=raw_images,
+        images=PLAN.raw_images,
         scans=ancient("results/index/scans.tsv"),
     output:
         "results/preprocess/{dataset}/{participant}_runs.tsv",

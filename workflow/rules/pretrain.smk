@@ -1,23 +1,13 @@
 """pretrain: multitask pretraining on the training people of one fold."""
 
 
-def connectomes(wildcards):
-    """Every batch of connectomes; a job finds them through the scans table, so their names never meet a shell."""
-    return batches("correlate")
-
-
-def model(wildcards):
-    """The model's entry in the configuration."""
-    return definition("models", wildcards.model)
-
-
 rule pretrain:
     """Weights of a model on a fold."""
     input:
         bei="results/harmonize/bei.tsv",
         folds="results/split/folds.tsv",
         scans="results/index/scans.tsv",
-        connectomes=connectomes,
+        connectomes=PLAN.connectomes,
     output:
         directory("results/pretrain/{model}/fold-{fold}"),
     log:
@@ -31,7 +21,7 @@ rule pretrain:
     params:
         settings=settings("pretrain"),
         code=code("pretrain"),
-        model=model,
+        model=PLAN.model,
     shell:
         "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"

@@ -1,22 +1,16 @@
 """report: benchmark table, cohort flow, QC figures and the page that holds them."""
 
-PAGE = expand(f"{workflow.basedir}/lcm/evaluation/page.{{part}}", part=["html.j2", "css", "js"])
-
 
 rule report:
     """One self-contained page, and the tables it shows."""
     input:
         scans="results/index/scans.tsv",
-        connectomes=connectomes,
+        connectomes=PLAN.connectomes,
         bei="results/harmonize/bei.tsv",
         flow="results/harmonize/cohort_flow.tsv",
         folds="results/split/folds.tsv",
-        template=PAGE,
-        scores=expand(
-            "results/evaluate/{model}/{task}/scores.tsv",
-            model=STUDY.models,
-            task=STUDY.tasks,
-        ),
+        template=PLAN.page,
+        scores=PLAN.scores,
     output:
         page="results/report/index.html",
         benchmark="results/report/benchmark.tsv",
@@ -30,8 +24,8 @@ rule report:
     params:
         settings=settings("report"),
         code=code("report"),
-        models=list(STUDY.models),
-        tasks=list(STUDY.tasks),
+        models=list(PLAN.study.models),
+        tasks=list(PLAN.study.tasks),
     shell:
         "python -m lcm report --results results --models {params.models:q} --tasks {params.tasks:q}"
         " --output results/report"

@@ -12,7 +12,7 @@ rule simulate:
     conda:
         "../../envs/imaging.yaml"
     params:
-        settings=settings("simulate") if STUDY.simulate else "",
+        settings=settings("simulate"),
         code=code("simulate"),
     shell:
         "python -m lcm simulate --output results/simulate" " --settings {params.settings:q} > {log:q} 2>&1"

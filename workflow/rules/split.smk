@@ -4,7 +4,8 @@
 rule split:
     """A person's role in every fold."""
     input:
-        "results/harmonize/bei.tsv",
+        bei="results/harmonize/bei.tsv",
+        vocabulary=PLAN.vocabulary,
     output:
         "results/split/folds.tsv",
     log:
@@ -17,4 +18,4 @@ rule split:
         settings=settings("split"),
         code=code("split"),
     shell:
-        "python -m lcm split --bei {input:q} --output {output:q}" " --settings {params.settings:q} > {log:q} 2>&1"
+        "python -m lcm split --bei {input.bei:q} --output {output:q}" " --settings {params.settings:q} > {log:q} 2>&1"

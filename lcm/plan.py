@@ -1,0 +1,141 @@
+"""The plan: what each rule of a study reads, worked out from the configuration and the index."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from lcm.config import Study, read_study
+from lcm.imaging.strategy import strategy_path
+
+_PACKAGE = Path(__file__).parent
+
+
+class Wildcards(Protocol):
+    """Snakemake's wildcards: the parts of an output's path."""
+
+    dataset: str
+    batch: str
+    participant: str
+    model: str
+    task: str
+    fold: str
+
+
+class Plan:
+    """A study's inputs. A method that takes wildcards is an input function: a rule names it, Snakemake calls it.
+
+    `indexed` gives the path of scans.tsv and may make Snakemake wait until the checkpoint has written it; a job on
+    another machine sets `walk` to False, because the data are walked once a run and not once a job.
+    """
+
+    def __init__(self, config: dict[str, object], indexed: Callable[[], str], *, walk: bool) -> None:
+        self.study: Study = read_study(config)
+        self._indexed = indexed
+        real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
+        self.listing = listing(real) if walk else ""
+        self.strategy = str(strategy_path(self.study.denoise.strategy))
+        self.simulated = "results/simulate/truth.json" if self.study.simulate else []
+        names = sorted({d.cohort for d in self.study.datasets.values()})
+        self.sources = [str(_PACKAGE / "cohort" / "sources" / f"{name}.yaml") for name in names]
+        self.vocabulary = str(_PACKAGE / "cohort" / "vocabulary.yaml")
+        self.page = [str(_PACKAGE / "evaluation" / f"page.{part}") for part in ("html.j2", "css", "js")]
+
+    # ── what goes to a stage by value ───────────────────────────────────────────────────────────
+
+    def settings(self, stage: str) -> str:
+        """A stage's section of the configuration, as JSON; empty where the study has none."""
+        section = getattr(self.study, stage)
+        return section.model_dump_json() if section else ""
+
+    @property
+    def datasets(self) -> str:
+        """The `datasets` block, as JSON."""
+        return json.dumps({name: d.model_dump(mode="json") for name, d in self.study.datasets.items()})
+
+    def model(self, wildcards: Wildcards) -> str:
+        """The model's entry, as JSON."""
+        return self.study.models[wildcards.model].model_dump_json()
+
+    def task(self, wildcards: Wildcards) -> str:
+        """The task's entry, as JSON."""
+        return self.study.tasks[wildcards.task].model_dump_json()
+
+    # ── files ───────────────────────────────────────────────────────────────────────────────────
+
+    def scans(self) -> list[dict[str, str]]:
+        """Rows of the index."""
+        path = Path(self._indexed())
+        return _rows(str(path), path.stat().st_mtime_ns)
+
+    def raw_images(self, wildcards: Wildcards) -> list[str]:
+        """BOLD and T1w files of a participant's usable runs."""
+        of = (wildcards.dataset, wildcards.participant)
+        rows = [r for r in self.scans() if (r["dataset"], r["participant_id"]) == of and r["outcome"] == "ok"]
+        return sorted({row[kind] for row in rows for kind in ("bold", "t1w") if row[kind] != "n/a"})
+
+    def preprocessed(self, wildcards: Wildcards) -> list[str]:
+        """Tables of the batch's participants from preprocess; none where images came in preprocessed."""
+        of = (wildcards.dataset, wildcards.batch)
+        rows = [r for r in self.scans() if (r["dataset"], r["batch"]) == of]
+        people = sorted({r["participant_id"] for r in rows if r["input"] == "bids" and r["outcome"] == "ok"})
+        return [f"results/preprocess/{wildcards.dataset}/{person}_runs.tsv" for person in people]
+
+    def parcellated(self, wildcards: Wildcards) -> str | list[str]:
+        """The batch's series; none for a dataset of ready series, which denoise reads itself."""
+        ready = self.study.datasets[wildcards.dataset].input == "series"
+        return [] if ready else f"results/parcellate/{wildcards.dataset}/{wildcards.batch}.arrow"
+
+    def denoised(self, wildcards: Wildcards) -> str | list[str]:
+        """The batch's denoised series; none for series that another pipeline has denoised."""
+        elsewhere = self.study.datasets[wildcards.dataset].denoised
+        return [] if elsewhere else f"results/denoise/{wildcards.dataset}/{wildcards.batch}.arrow"
+
+    def connectomes(self, _: Wildcards) -> list[str]:
+        """Every batch of connectomes; a job finds them through the index, so their names never meet a shell."""
+        batches = sorted({(row["dataset"], row["batch"]) for row in self.scans()})
+        return [f"results/correlate/{dataset}/{batch}.arrow" for dataset, batch in batches]
+
+    def phenotypes(self, _: Wildcards) -> list[str]:
+        """Every phenotype file; asked for after the index, because simulated ones do not exist before."""
+        self.scans()
+        folders = sorted({d.phenotypes for d in self.study.datasets.values() if d.phenotypes})
+        return sorted(str(path) for folder in folders for path in Path(folder).iterdir() if path.is_file())
+
+    def pretrained(self, wildcards: Wildcards) -> str | list[str]:
+        """Weights to start from; none for a model that starts from scratch."""
+        starts = self.study.models[wildcards.model].start == "pretrained"
+        return f"results/pretrain/{wildcards.model}/fold-{wildcards.fold}" if starts else []
+
+    def finetuned(self, wildcards: Wildcards) -> list[str]:
+        """Weights of every fold."""
+        folds = range(self.study.split.num_folds)
+        return [f"results/finetune/{wildcards.model}/{wildcards.task}/fold-{fold}" for fold in folds]
+
+    def scores(self, _: Wildcards) -> list[str]:
+        """Scores of every model on every task."""
+        return [f"results/evaluate/{m}/{t}/scores.tsv" for m in self.study.models for t in self.study.tasks]
+
+
+def listing(paths: Sequence[str]) -> str:
+    """Hash of names, sizes and times of every file below some folders: when it changes, `index` runs again."""
+    digest = hashlib.sha256()
+    for path in sorted(set(paths)):
+        for folder, folders, names in os.walk(path):
+            folders.sort()
+            for name in sorted(names):
+                stat = os.stat(os.path.join(folder, name))
+                digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _rows(path: str, modified_ns: int) -> list[dict[str, str]]:  # noqa: ARG001 - the time is part of the cache's key
+    with Path(path).open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))

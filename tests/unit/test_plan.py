@@ -1,0 +1,99 @@
+"""The plan: inputs follow from the configuration and the index, and nothing is walked where it must not be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from lcm.plan import Plan, listing
+from lcm.tables import SCANS
+from tests.conftest import REPOSITORY
+
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """The demo's plan over an index of four rows."""
+    rows = [
+        {
+            "dataset": "HCPA",
+            "batch": "0",
+            "participant_id": "sub-1",
+            "input": "bids",
+            "bold": "b1",
+            "t1w": "t1",
+            "outcome": "ok",
+        },
+        {
+            "dataset": "HCPA",
+            "batch": "0",
+            "participant_id": "sub-1",
+            "input": "bids",
+            "bold": "b2",
+            "t1w": "t1",
+            "outcome": "ok",
+        },
+        {
+            "dataset": "HCPA",
+            "batch": "0",
+            "participant_id": "sub-2",
+            "input": "bids",
+            "bold": "b3",
+            "outcome": "failed: x",
+        },
+        {"dataset": "ADNI", "batch": "1", "participant_id": "sub-3", "input": "series", "series": "s", "outcome": "ok"},
+    ]
+    lines = ["\t".join(SCANS.columns), *("\t".join(row.get(c, "n/a") for c in SCANS.columns) for row in rows)]
+    (tmp_path / "scans.tsv").write_text("\n".join(lines) + "\n")
+    return Plan(CONFIG, lambda: str(tmp_path / "scans.tsv"), walk=False)
+
+
+def test_a_participant_brings_each_image_once_and_none_of_a_refused_run(plan: Plan):
+    assert plan.raw_images(SimpleNamespace(dataset="HCPA", participant="sub-1")) == ["b1", "b2", "t1"]
+    assert plan.raw_images(SimpleNamespace(dataset="HCPA", participant="sub-2")) == []
+
+
+def test_only_people_with_a_usable_raw_run_are_preprocessed(plan: Plan):
+    found = plan.preprocessed(SimpleNamespace(dataset="HCPA", batch="0"))
+    assert found == ["results/preprocess/HCPA/sub-1_runs.tsv"]
+    assert plan.preprocessed(SimpleNamespace(dataset="ADNI", batch="1")) == []
+
+
+def test_a_batch_takes_the_road_of_its_dataset(plan: Plan):
+    raw, ready = SimpleNamespace(dataset="HCPA", batch="0"), SimpleNamespace(dataset="ADNI", batch="1")
+    assert plan.parcellated(raw) == "results/parcellate/HCPA/0.arrow"
+    assert plan.denoised(raw) == "results/denoise/HCPA/0.arrow"
+    assert plan.parcellated(ready) == plan.denoised(ready) == []
+    assert plan.connectomes(raw) == ["results/correlate/ADNI/1.arrow", "results/correlate/HCPA/0.arrow"]
+
+
+def test_only_a_pretrained_model_waits_for_its_folds_weights(plan: Plan):
+    assert plan.pretrained(SimpleNamespace(model="lcm", fold="2")) == "results/pretrain/lcm/fold-2"
+    assert plan.pretrained(SimpleNamespace(model="ridge", fold="2")) == []
+
+
+def test_every_model_meets_every_task_on_every_fold(plan: Plan):
+    assert len(plan.scores(None)) == len(CONFIG["models"]) * len(CONFIG["tasks"])
+    assert len(plan.finetuned(SimpleNamespace(model="lcm", task="sex"))) == CONFIG["split"]["num_folds"]
+
+
+def test_a_job_elsewhere_does_not_walk_the_data(tmp_path: Path):
+    config = CONFIG | {"datasets": {"LAB": {"path": str(tmp_path), "input": "bids", "cohort": "generic"}}}
+    assert Plan(config, str, walk=False).listing == ""
+    assert Plan(config, str, walk=True).listing == listing([str(tmp_path)])
+
+
+def test_the_listing_sees_a_new_file_and_a_changed_one(tmp_path: Path):
+    path = tmp_path / "sub-1" / "bold.nii.gz"
+    path.parent.mkdir()
+    path.write_bytes(b"x")
+    before = listing([str(tmp_path)])
+    assert listing([str(tmp_path)]) == before
+    path.write_bytes(b"xy")
+    changed = listing([str(tmp_path)])
+    (tmp_path / "new").touch()
+    assert len({before, changed, listing([str(tmp_path)])}) == 3
