@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lcm.evaluation.metrics import CLASSIFICATION, LOWER_IS_BETTER, REGRESSION
+from lcm.evaluation.metrics import CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION
 
 NAMES = {
     "auroc": "AUROC",
@@ -97,8 +97,21 @@ def fewest(num_per_level: str, num_people: int) -> int:
 
 
 def task_tables(scores: pd.DataFrame, *, min_people: int) -> list[TaskTable]:
-    """One table a task of the `scores` table, rows over all people first, then by cohort and model."""
+    """One table a task of the `scores` table, rows over all people first, then by cohort and model.
+
+    A model that could not answer a task has no row in it (see `refusals`).
+    """
+    scores = scores[~scores["metric"].astype(str).str.startswith(NOT_RUN)]
     return [_task_table(str(task), rows, min_people) for task, rows in scores.groupby("task", sort=True)]
+
+
+def refusals(scores: pd.DataFrame) -> list[str]:
+    """What was asked for and could not be answered, a sentence for each task and reason."""
+    rows = scores[scores["metric"].astype(str).str.startswith(NOT_RUN)]
+    return [
+        f"{task} was not run for {', '.join(sorted(own['model'], key=model_order))}: {metric.removeprefix(NOT_RUN)}."
+        for (task, metric), own in rows.groupby(["task", "metric"], sort=True)
+    ]
 
 
 def _task_table(task: str, scores: pd.DataFrame, min_people: int) -> TaskTable:

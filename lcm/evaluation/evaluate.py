@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lcm.config import Evaluate, Task
-from lcm.evaluation.metrics import score
+from lcm.evaluation.metrics import not_run, score
 from lcm.tables import FOLDS, SCORES, read_tsv, write_atomically, write_tsv
 from lcm.training.data import Cohort, Tables, add_table_flags, labels_of, read_cohort, tables_of
 from lcm.training.predict import predict
-from lcm.training.weights import read_manifest
+from lcm.training.weights import Unanswerable, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +31,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Write predictions.parquet and scores.tsv."""
+    """Write predictions.parquet and scores.tsv; of a task that cannot be answered, no prediction and the reason."""
     task = Task.model_validate(json.loads(options.definition))
-    predictions = predict_test_people(tables_of(options), task, options.weights)
-    predictions = predictions.assign(model=options.model, task=options.task)
     settings: Evaluate = options.settings
-    scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed)
+    try:
+        predictions = predict_test_people(tables_of(options), task, options.weights)
+        predictions = predictions.assign(model=options.model, task=options.task)
+        scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed)
+    except Unanswerable as reason:
+        log.warning("not run: %s", reason)
+        predictions, scores = pd.DataFrame(), not_run(options.model, options.task, str(reason))
     write_predictions(predictions, options.output / "predictions.parquet")
     write_tsv(scores, options.output / "scores.tsv", SCORES)
 
@@ -55,7 +59,8 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
 
     Returns one row a person (and level, where a person's scans have several, as with cognitive states): fold, person_id,
     cohort, site, num_scans, truth, prediction, levels, scores. People without a label are left out and counted in the
-    log. Raises ValueError when a bundle answers another task or fold, or has seen one of its test people.
+    log. Raises ValueError when a bundle answers another task or fold, or has seen one of its test people, and
+    Unanswerable when a fold could not be fitted or no test person has a label.
     """
     parts = []
     for fold in sorted(set(read_tsv(tables.folds, FOLDS)["fold"])):
@@ -71,9 +76,7 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
         if labelled_N.any():
             parts.append(_rows_of_people(answered, task, predict(bundle, answered)).assign(fold=int(fold)))
     if not parts:
-        raise ValueError(
-            f"{tables.bei}: no test person has one of the levels {list(task.levels)} in column {task.target}"
-        )
+        raise Unanswerable(f"no test person with a connectome is labelled ({task.target})")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -120,6 +123,8 @@ def write_predictions(predictions: pd.DataFrame, path: Path) -> None:
     kinds = {"model": text, "task": text, "fold": count, "person_id": text, "cohort": text, "site": text}
     kinds |= {"num_scans": count, "truth": text, "prediction": text}
     kinds |= {"levels": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
-    table = pa.Table.from_pandas(predictions[list(kinds)], schema=pa.schema(kinds.items()), preserve_index=False)
+    table = pa.Table.from_pandas(
+        predictions.reindex(columns=list(kinds)), schema=pa.schema(kinds.items()), preserve_index=False
+    )
     with write_atomically(path) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd")

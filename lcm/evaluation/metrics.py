@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 MISSING = float("nan")
+NOT_RUN = "not run: "
+"""How the metric of the one row begins that a model has in the `scores` table when it could not answer a task."""
 PROBABILITY_TOLERANCE = 1e-3
 """A row of scores is taken for probabilities when it sums to 1 within this; float32 softmax is off by ~1e-6."""
 
@@ -271,6 +273,12 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
     scores.insert(0, "task", predictions["task"].iloc[0])
     scores.insert(0, "model", predictions["model"].iloc[0])
     return scores
+
+
+def not_run(model: str, task: str, reason: str) -> pd.DataFrame:
+    """The `scores` table of a model that could not answer a task: one row, the reason in place of a metric."""
+    row = {"model": model, "task": task, "cohort": "all", "metric": NOT_RUN + reason, "value": MISSING}
+    return pd.DataFrame([row | {"ci_low": MISSING, "ci_high": MISSING, "num_people": 0, "num_per_level": None}])
 
 
 def count_levels(answers: Answers) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from lcm.config import Report
-from lcm.evaluation.benchmark import overview, task_tables
+from lcm.evaluation.benchmark import overview, refusals, task_tables
 from lcm.evaluation.flow import CohortFlow, cohort_flows, count_outcomes, final_outcomes, public
 from lcm.evaluation.quality_page import COLUMNS, quality_cards
 from lcm.evaluation.records import StageRecord, read_records
@@ -131,6 +131,7 @@ def render(study: Study, settings: Report) -> str:
         is_simulated=any(record.stage == "simulate" for record in study.records),
         tasks=tasks,
         overview=overview(tasks),
+        refusals=refusals(study.scores),
         min_people=settings.min_test_people_per_level,
         flows=study.flows,
         num_scans=len(study.scans),

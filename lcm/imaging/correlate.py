@@ -78,7 +78,7 @@ def correlation(series_TR: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _denoised(table: Any) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=1):
-        yield batch.to_pylist()[0] | {
+        yield batch.drop_columns(["series", "kept", "fd_mm"]).to_pylist()[0] | {
             "series": batch.column("series")[0].values,
             "kept": batch.column("kept")[0].values,
         }

@@ -93,7 +93,7 @@ def methods(settings: Denoise) -> str:
 
 def _parcellated(table: Any) -> Iterator[dict[str, Any]]:
     for row in table.to_batches(max_chunksize=1):
-        yield row.to_pylist()[0] | {"series": row.column("series")[0].values}
+        yield row.drop_columns(["series"]).to_pylist()[0] | {"series": row.column("series")[0].values}
 
 
 def _ready(scans: Path, atlas: str) -> Iterator[dict[str, Any]]:
@@ -164,6 +164,8 @@ def denoise(
         kept_T &= fd_mm_T <= settings.fd_mm
     _refuse_short(kept_T, design_TK, tr_s, settings)
     present_R = ~np.isnan(series_TR).any(axis=0)
+    if not present_R.any():
+        raise Refused("no region is covered enough")
     residuals_TR = np.full(series_TR.shape, np.nan)
     # From the first kept volume to the last: a spline must not extrapolate over censored edges.
     span = slice(np.flatnonzero(kept_T)[0], np.flatnonzero(kept_T)[-1] + 1)
@@ -194,7 +196,7 @@ def _clean(
     """`nilearn.signal.clean` with every parameter that shapes the result; rows are the kept volumes."""
     from nilearn.signal import clean
 
-    filtering = settings.low_hz is not None or settings.high_hz is not None
+    filtering = bool(settings.low_hz or settings.high_hz)
     return clean(
         series_TR,
         runs=None,
@@ -205,7 +207,7 @@ def _clean(
         standardize_confounds=True,
         filter="butterworth" if filtering else False,
         low_pass=settings.high_hz,
-        high_pass=settings.low_hz,
+        high_pass=settings.low_hz or None,
         t_r=tr_s,
         ensure_finite=False,
         extrapolate=False,

@@ -32,10 +32,12 @@ def read_header(path: Path) -> Header:
     """Header of a 4D NIfTI-1/2 image whose file is as long as the header promises.
 
     Raises:
-        ImageError: the file is no NIfTI, is truncated, is CIFTI, or has no time axis.
+        ImageError: the file is missing, is no NIfTI, is truncated, is CIFTI, or has no time axis.
     """
     import nibabel as nib
 
+    if not path.is_file():
+        raise ImageError("the image is missing, or a link whose content was not fetched")
     try:
         image = nib.load(path)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:

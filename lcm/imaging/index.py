@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,8 @@ def _fingerprint(row: Row) -> str:
     digest = hashlib.sha256()
     for column in _FILE_COLUMNS:
         if row.get(column):
-            stat = Path(row[column]).stat()
+            # A link whose content was not fetched (DataLad) has no size; it is the outcome of its run.
+            stat = os.stat(row[column], follow_symlinks=Path(row[column]).exists())
             digest.update(f"{column} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -120,6 +122,10 @@ def _raw_rows(images: list[tuple[Path, dict[str, str]]]) -> list[Row]:
         if e["suffix"] == "bold":
             row = _image_row(path, e)
             row["t1w"] = _text(anatomy.get((e["sub"], e.get("ses")), anatomy.get((e["sub"], None))))
+            if row["outcome"] == OK and row["t1w"] is not None and not Path(row["t1w"]).is_file():
+                row["outcome"] = failed("the T1w is a link whose content was not fetched")
+            if e.get("part", "mag") != "mag":
+                row["outcome"] = excluded("not a magnitude image")
             if "echo" in e:
                 row["outcome"] = excluded("multi-echo run: combine the echoes first or use fMRIPrep derivatives")
             rows.append(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import zlib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -135,7 +136,7 @@ def _mask_on_grid(mask: Path, image: Any) -> NDArray[np.bool_]:
     try:
         loaded: Any = nib.load(mask)
         inside = np.asarray(loaded.dataobj) > 0
-    except (OSError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
     if inside.shape != image.shape[:3] or not np.allclose(loaded.affine, image.affine, rtol=0, atol=1e-3):
         raise ImageError("brain mask and BOLD are on different grids")

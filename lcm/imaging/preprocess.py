@@ -126,7 +126,8 @@ def _verdict(scan: dict[str, Any], settings: Preprocess) -> str:
 
 
 def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
-    root, space = output.resolve(), space_name(settings.template)
+    # Absolute and not resolved: an annexed file is a link, and the link has the BIDS name.
+    root, space = output.absolute(), space_name(settings.template)
 
     def derived(suffix: str, **more: str) -> str:
         path = derivative_path(root, scan["scan"], suffix, **more)
@@ -135,8 +136,8 @@ def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
 
     return Run(
         scan=scan["scan"],
-        bold=str(Path(scan["bold"]).resolve()),
-        t1w=str(Path(scan["t1w"]).resolve()) if isinstance(scan["t1w"], str) else None,
+        bold=str(Path(scan["bold"]).absolute()),
+        t1w=str(Path(scan["t1w"]).absolute()) if isinstance(scan["t1w"], str) else None,
         tr_s=float(scan["tr_s"]),
         bold_out=derived("bold.nii.gz", space=space, desc="preproc"),
         mask_out=derived("mask.nii.gz", space=space, desc="brain"),

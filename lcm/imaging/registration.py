@@ -237,11 +237,13 @@ def resample_to_grid(
 
     A coarser grid takes the mean over its voxel first, so that thin structures fade instead of appearing by chance.
     """
-    from scipy.ndimage import uniform_filter
+    from scipy.ndimage import correlate1d
 
     step = np.linalg.norm(grid_affine[:3, :3], axis=0) / np.linalg.norm(affine[:3, :3], axis=0)
-    smooth = uniform_filter(
-        np.asarray(values, dtype=np.float32), size=np.maximum(1, step.round().astype(int)), mode="constant"
-    )
+    smooth = np.asarray(values, dtype=np.float32)
+    for axis, size in enumerate(np.maximum(1, step.round().astype(int)).tolist()):
+        # A window of even size has no middle voxel: half of either end voxel keeps it centred, or the image would shift.
+        window = np.ones(size) if size % 2 else np.r_[0.5, np.ones(size - 1), 0.5]
+        smooth = correlate1d(smooth, window / size, axis=axis, mode="constant")
     index = np.indices(shape).reshape(3, -1)
     return sample(smooth, affine, grid_affine[:3, :3] @ index + grid_affine[:3, 3:], 1).reshape(shape)

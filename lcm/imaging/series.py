@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,10 +32,13 @@ def read_series(path: Path, atlas: Atlas) -> NDArray[np.float64]:
     """
     try:
         names, values_TC = _parse(path)
-    except (OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
-        if isinstance(error, SeriesError):
-            raise
+    except SeriesError:
+        raise
+    # scipy's reader of .mat says TypeError, IndexError or an exception of its own for bytes that make no sense.
+    except Exception as error:
         raise SeriesError(f"unreadable series file ({type(error).__name__})") from None
+    if not values_TC.size:
+        raise SeriesError("the file holds no volume")
     series_TR = _in_atlas_order(names, values_TC, atlas)
     with np.errstate(invalid="ignore"):
         constant_R = np.ptp(series_TR, axis=0) == 0

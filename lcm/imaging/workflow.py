@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def prepare_anatomy(t1w: str, settings: str) -> tuple:
     values = np.squeeze(image.get_fdata(dtype=np.float32))
     if values.ndim != 3 or not np.isfinite(values).all():
         raise ValueError(
-            f"{Path(t1w).name}: a T1w needs three dimensions and finite voxels, found shape {values.shape}"
+            f"a T1w needs three dimensions and finite voxels, found shape {values.shape}"
         )
     spacing_mm = np.maximum(np.linalg.norm(image.affine[:3, :3], axis=0), options.registration_mm)
     head = ants.resample_image(
@@ -279,13 +280,14 @@ def execute(runs: list[Run], settings: str, folder: Path) -> dict[str, Result]:
 
 
 def _reason(node: Node) -> str:
-    """The last line of the traceback that nipype keeps, with the name of the step."""
+    """The last line of the traceback that nipype keeps, with the name of the step; paths, which name people, cut out."""
     try:
         trace = node.result.runtime.traceback
     except (OSError, AttributeError):
         return f"{node.name.partition('_')[2] or 'anatomy'}: no traceback was kept"
     text = "".join(trace) if isinstance(trace, list) else str(trace)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "unknown error").strip()
+    last = re.sub(r"['\"]?[^\s'\"]*/[^\s'\"]*", "(path)", last)
     return f"{node.name.partition('_')[2] or 'anatomy'}: {last.removeprefix('ValueError: ')}"
 
 

@@ -1,4 +1,4 @@
-"""The row every benchmark needs: answers with the training people's level shares, whatever the connectome."""
+"""The row every benchmark needs: answers with the level shares of the training scans, whatever the connectome."""
 
 # Shapes: N scans, E edges (upper triangle), L levels (1 for a continuous target).
 

@@ -93,8 +93,9 @@ def read_cohort(
 ) -> Cohort:
     """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` or `datasets` empty means all.
 
-    Rows of other people are left out before their connectome or label is read. Raises ValueError for a person with two
-    roles, an unknown fold, role, cohort or dataset, no scan left, or region names that differ between files.
+    Rows of other people are left out before their connectome or label is read; it is the caller who knows how few are
+    too few. Raises ValueError for a person with two roles, an unknown fold, role, cohort or dataset, or region names
+    that differ between files.
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
@@ -142,13 +143,10 @@ def _join_connectomes(rows: pd.DataFrame, tables: Tables) -> Cohort:
         present, part = _read_batch(path, members)
         parts.append(_in_order_of(reference, part, path))
         found.append(members.loc[present])
-    if not any(map(len, found)):
-        raise ValueError(
-            f"{tables.connectomes}: no scan of the people asked for has a connectome; see its outcome column"
-        )
-    joined = pd.concat(found).drop(columns="batch").reset_index(drop=True)
+    nobody_0E = np.empty((0, _num_edges(reference.regions)), dtype=np.float32)
+    joined = pd.concat([rows.iloc[:0], *found]).drop(columns="batch").reset_index(drop=True)
     strategies = tuple(sorted({part.names.strategy for part in parts if len(part.edges_NE)}))
-    edges_NE = np.concatenate([part.edges_NE for part in parts])
+    edges_NE = np.concatenate([nobody_0E, *(part.edges_NE for part in parts)])
     return Cohort(joined, edges_NE, reference.atlas, reference.regions, strategies)
 
 
@@ -170,19 +168,24 @@ def _names(table: pa.Table) -> _Names:
 
 def _read_batch(path: Path, members: pd.DataFrame) -> tuple[list[Hashable], _Batch]:
     """Index labels of the members whose connectome is ok, and those connectomes in the same order."""
+    import pyarrow as pa
+
     table = read_arrow(path)
     usable = (outcome == OK for outcome in table["outcome"].to_pylist())
     place = {scan: i for i, (scan, ok) in enumerate(zip(table["scan"].to_pylist(), usable, strict=True)) if ok}
     present = [label for label, scan in members["scan"].items() if scan in place]
     names = _names(table)
-    taken = table["fc"].take([place[members.at[label, "scan"]] for label in present]).combine_chunks()
-    edges_NE = np.array(taken.flatten(), dtype=np.float32).reshape(len(present), -1)
-    num_edges = len(names.regions) * (len(names.regions) - 1) // 2
-    if not present:
-        edges_NE = np.empty((0, num_edges), dtype=np.float32)
-    if edges_NE.shape[1] != num_edges:
-        raise ValueError(f"{path}: {edges_NE.shape[1]} edges a scan, but {len(names.regions)} regions have {num_edges}")
-    return present, _Batch(edges_NE, names)
+    width, num_edges = table.schema.field("fc").type.list_size, _num_edges(names.regions)
+    if width != num_edges:
+        raise ValueError(f"{path}: {width} edges a scan, but {len(names.regions)} regions have {num_edges}")
+    # The type is said because Arrow cannot tell it from an empty list, and takes nothing then.
+    places = pa.array([place[members.at[label, "scan"]] for label in present], pa.int64())
+    edges = table["fc"].take(places).combine_chunks().flatten()
+    return present, _Batch(np.array(edges, dtype=np.float32).reshape(len(present), num_edges), names)
+
+
+def _num_edges(regions: Sequence[str]) -> int:
+    return len(regions) * (len(regions) - 1) // 2
 
 
 def _in_order_of(reference: _Names, part: _Batch, path: Path) -> _Batch:

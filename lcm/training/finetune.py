@@ -14,7 +14,7 @@ from lcm.config import Finetune, Model, Task
 from lcm.models import architecture, check_size
 from lcm.models.labelled import Labelled
 from lcm.training.data import Cohort, add_table_flags, labels_of, read_cohort, tables_of
-from lcm.training.weights import Manifest, hash_people, load_bundle, save_bundle
+from lcm.training.weights import Manifest, Unanswerable, hash_people, load_bundle, save_bundle, save_refusal
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
@@ -49,7 +49,7 @@ def methods(settings: Finetune) -> str:
 
 
 def main(options: Namespace) -> None:
-    """Write the bundle of one model for one task on one fold."""
+    """Write the bundle of one model for one task on one fold, or why these people cannot give one."""
     settings: Finetune = options.settings
     model = Model.model_validate(json.loads(options.model_definition))
     task = Task.model_validate(json.loads(options.definition))
@@ -61,7 +61,13 @@ def main(options: Namespace) -> None:
         cohorts=task.cohorts,
         datasets=task.datasets,
     )
-    cohort = few_shot(answerable(cohort, task), task, share=settings.train_share, seed=settings.seed)
+    try:
+        cohort = answerable(cohort, task)
+    except Unanswerable as reason:
+        log.warning("nothing to fit: %s", reason)
+        save_refusal(options.output, f"fold {options.fold}: {reason}")
+        return
+    cohort = few_shot(cohort, task, share=settings.train_share, seed=settings.seed)
     if architecture(model.architecture).kind == "estimator":
         weights, more = fit_estimator(model, task, cohort)
     else:
@@ -92,16 +98,17 @@ def check_start(name: str, model: Model, weights: Path | None) -> None:
 
 
 def answerable(cohort: Cohort, task: Task) -> Cohort:
-    """The scans with an observed answer; ValueError when a level has no training person or nobody can validate."""
+    """The scans with an observed answer; Unanswerable when a level has no training person or nobody can validate."""
     labels = labels_of(cohort, task.target, task.levels)
     cohort = cohort.keep(labels.weight_N > 0)
     training = cohort.of_role("train")
     present = set(labels_of(training, task.target, task.levels).value_N.astype(int)) if task.levels else set()
     absent = [level for i, level in enumerate(task.levels) if i not in present]
     if absent or not len(training.rows):
-        raise ValueError(f"task target '{task.target}': no training person is labelled {absent or 'at all'}")
+        said = f"as {', '.join(absent)}" if absent else "at all"
+        raise Unanswerable(f"no training person with a connectome is labelled {said} ({task.target})")
     if not len(cohort.of_role("validation").rows):
-        raise ValueError(f"task target '{task.target}': no validation person has an answer; lower split.num_folds")
+        raise Unanswerable(f"no validation person with a connectome is labelled ({task.target})")
     return cohort
 
 

@@ -56,7 +56,7 @@ def start_at_mean(network: LargeConnectomeModel, cohort: Cohort, vocabulary: Voc
 
 def connectomes(edges_NE: np.ndarray, num_regions: int) -> torch.Tensor:
     """FC matrices (N, R, R) float32; edges of an uncovered region are 0, as in the LCM authors' data."""
-    return torch.from_numpy(np.nan_to_num(square(edges_NE, num_regions), nan=0.0, posinf=0.0, neginf=0.0))
+    return torch.from_numpy(np.nan_to_num(square(edges_NE, num_regions), copy=False, nan=0.0, posinf=0.0, neginf=0.0))
 
 
 def examples(cohort: Cohort, vocabulary: Vocabulary, *, pseudo_weight: float = 0.0) -> InMemory:

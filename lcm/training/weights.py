@@ -1,7 +1,7 @@
 """The bundle: weights.safetensors, and the manifest.json that says what they are, whom they saw and where they fit.
 
 Nothing here is pickled and nothing needs torch, so that a ridge bundle opens in a second. The manifest is written last:
-a folder without one is not a bundle.
+a folder without one is not a bundle. Where nothing could be fitted the folder holds refusal.txt alone, which says why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from pydantic import Field, ValidationError
 from lcm.config import Model, Settings, Task
 from lcm.tables import write_atomically
 
-WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+WEIGHTS, MANIFEST, REFUSAL = "weights.safetensors", "manifest.json", "refusal.txt"
+
+
+class Unanswerable(ValueError):
+    """The people at hand cannot answer a task; the rest of the study goes on without it."""
 
 
 class Manifest(Settings):
@@ -63,8 +67,7 @@ def save_bundle(folder: Path, weights: Mapping[str, np.ndarray], manifest: Manif
 
     # Not ascontiguousarray, which turns a scalar into a vector of one.
     content = save({name: np.array(array, order="C") for name, array in weights.items()})
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
+    _clear(folder)
     with write_atomically(folder / WEIGHTS) as temporary:
         temporary.write_bytes(content)
     sealed = manifest.model_copy(update={"weights_sha256": hashlib.sha256(content).hexdigest()})
@@ -72,9 +75,28 @@ def save_bundle(folder: Path, weights: Mapping[str, np.ndarray], manifest: Manif
         temporary.write_text(json.dumps(sealed.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
 
 
+def save_refusal(folder: Path, reason: str) -> None:
+    """Say in place of a bundle why there is none; whoever reads the bundle gets the reason as Unanswerable."""
+    _clear(folder)
+    with write_atomically(folder / REFUSAL) as temporary:
+        temporary.write_text(reason + "\n", encoding="utf-8")
+
+
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (MANIFEST, WEIGHTS, REFUSAL):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone; FileNotFoundError if the folder holds no bundle, ValueError if it is not of this form."""
+    """The manifest alone.
+
+    Raises FileNotFoundError if the folder holds no bundle, ValueError if it is not of this form, Unanswerable with the
+    reason if nothing could be fitted.
+    """
     path = folder / MANIFEST
+    if (folder / REFUSAL).is_file():
+        raise Unanswerable((folder / REFUSAL).read_text(encoding="utf-8").strip())
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; the stage that writes this bundle has not finished")
     try:

@@ -43,9 +43,11 @@ def _connectomes(real: Path, dataset: str) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
+# The cerebellum of sub-sforrest02 lies below its BOLD's field of view: by the image headers and an affine T1w-to-MNI
+# match alone, without any of our registration, 97 regions are at least 80 % inside and 10 are wholly outside.
 @pytest.mark.parametrize(
     ("scan", "num_uncovered"),
-    [("sub-sforrest02_task-oneback_run-01", range(1, 20)), ("sub-rapidtide01_task-rest", range(20))],
+    [("sub-sforrest02_task-oneback_run-01", range(10, 26)), ("sub-rapidtide01_task-rest", range(6))],
 )
 def test_raw_images_become_connectomes_with_brain_structure(real: Path, scan: str, num_uncovered: range):
     found = _connectomes(real, "BIDS")[scan]

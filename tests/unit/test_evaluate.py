@@ -10,7 +10,7 @@ import pytest
 
 from lcm.config import Evaluate
 from lcm.evaluation.evaluate import main
-from lcm.tables import BEI, FOLDS, SCORES, read_tsv, write_tsv
+from lcm.tables import BEI, FOLDS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
 from lcm.training.weights import MANIFEST
 
 SEX = {"target": "sex", "levels": ["female", "male"]}
@@ -120,6 +120,39 @@ def test_a_bundle_of_another_fold_or_another_question_is_refused(study, finetune
     (weights / "kept").rename(weights / "fold-1")
     with pytest.raises(ValueError, match="trained on fold 1, asked about fold 0"):
         evaluate(study, weights, SEX)
+
+
+def test_a_task_that_one_fold_cannot_learn_is_not_run_and_says_why(study, finetuned):
+    path = study.folder / "bei.tsv"
+    bei, folds = read_tsv(path, BEI), read_tsv(study.folder / "folds.tsv", FOLDS)
+    trained = folds[(folds["fold"] == 1) & (folds["role"] == "train")]["person_id"]
+    bei.loc[bei["person_id"].isin(trained) & (bei["autism"] == "autism"), ["autism", "autism_source"]] = [
+        None,
+        "missing",
+    ]
+    write_tsv(bei, path, BEI)
+    autism = {"target": "autism", "levels": ["control", "autism"]}
+    predictions, scores = evaluate(study, finetuned(autism), autism)
+    assert predictions.empty
+    assert "truth" in predictions
+    ((cohort, metric),) = scores.index
+    assert cohort == "all"
+    assert metric == "not run: fold 1: no training person with a connectome is labelled as autism (autism)"
+    assert scores["value"].isna().all()
+    assert scores["num_people"].tolist() == [0]
+
+
+def test_a_fold_whose_test_people_lost_their_scans_leaves_the_others_their_scores(study, finetuned):
+    weights = finetuned(SEX)
+    folds = read_tsv(study.folder / "folds.tsv", FOLDS)
+    tested = folds[(folds["fold"] == 2) & (folds["role"] == "test")]["person_id"]
+    lost = set(study.people.loc[study.people["person_id"].isin(tested), "scan"])
+    for path in (study.folder / "correlate").rglob("*.arrow"):
+        table = read_arrow(path)
+        rows = [row | {"outcome": "failed: x"} if row["scan"] in lost else row for row in table.to_pylist()]
+        write_arrow(type(table).from_pylist(rows, schema=table.schema), path)
+    predictions, _ = evaluate(study, weights, SEX)
+    assert set(predictions["fold"]) == {0, 1}
 
 
 def test_a_missing_fold_stops_and_leaves_no_scores(study, finetuned):

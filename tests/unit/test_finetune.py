@@ -11,7 +11,7 @@ from lcm.tables import read_arrow
 from lcm.training.data import labels_of, read_cohort, tables_of
 from lcm.training.finetune import answerable, few_shot
 from lcm.training.predict import predict
-from lcm.training.weights import WEIGHTS, read_manifest
+from lcm.training.weights import WEIGHTS, Unanswerable, read_manifest
 
 TINY = {"architecture": "lcm", "size": {"num_layers": 2, "width": 32, "num_heads": 2, "feedforward": 32}}
 AUTISM = {"target": "autism", "levels": ["control", "autism"]}
@@ -115,10 +115,25 @@ def test_garbage_in_the_test_people_leaves_the_weights_bit_identical(study, run_
     assert (run_stage("finetune", "after", settings, model=model, task=SEX) / WEIGHTS).read_bytes() == before
 
 
-def test_a_task_without_answers_in_training_is_an_error(study):
-    cohort = read_cohort(tables_of(study.flags()), fold=0, roles=("train", "validation"), cohorts=("aaa",))
-    with pytest.raises(ValueError, match="no training person"):
+@pytest.mark.parametrize(
+    ("cohorts", "roles", "reason"),
+    [
+        (("aaa",), ("train", "validation"), "no training person.* as control, autism"),
+        (("bbb",), ("train",), "no validation person"),
+    ],
+)
+def test_people_without_answers_cannot_answer_a_task(study, cohorts, roles, reason):
+    cohort = read_cohort(tables_of(study.flags()), fold=0, roles=roles, cohorts=cohorts)
+    with pytest.raises(Unanswerable, match=reason):
         answerable(cohort, Task.model_validate(AUTISM))
+
+
+@pytest.mark.parametrize("model", [{"architecture": "majority"}, RIDGE, TINY], ids=["majority", "ridge", "lcm"])
+def test_a_fold_that_cannot_be_fitted_says_so_in_place_of_weights(run_stage, model):
+    folder = run_stage("finetune", "out", {}, model=model, task=AUTISM | {"cohorts": ["aaa"]}, fold=2)
+    with pytest.raises(Unanswerable, match=r"^fold 2: no training person .* labelled as control, autism \(autism\)$"):
+        read_manifest(folder)
+    assert not (folder / WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

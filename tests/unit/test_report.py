@@ -17,6 +17,7 @@ from lcm.config import Report
 from lcm.evaluation.benchmark import task_tables
 from lcm.evaluation.figures import zscored
 from lcm.evaluation.flow import public
+from lcm.evaluation.metrics import not_run
 from lcm.evaluation.quality import inspect
 from lcm.evaluation.report import main, read_scores
 from lcm.tables import COHORT_FLOW, OUTCOMES, SCANS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
@@ -283,3 +284,27 @@ def test_a_censored_volume_is_a_gap_in_the_carpet_and_not_the_end_of_it():
     nan = np.nan
     scored_TR = zscored(np.array([[1.0, nan], [nan, nan], [2.0, nan], [3.0, nan]]))
     np.testing.assert_allclose(scored_TR, [[-1, 0], [nan, nan], [0, 0], [1, 0]])
+
+
+def test_a_task_that_could_not_be_answered_is_named_with_its_reason(results):
+    for model in ("majority", "ridge", "lcm"):
+        write_tsv(
+            not_run(model, "sex", "fold 1: nobody <knows>"), results / "evaluate" / model / "sex" / "scores.tsv", SCORES
+        )
+    write_tsv(not_run("lcm", "age", "no test person"), results / "evaluate" / "lcm" / "age" / "scores.tsv", SCORES)
+    report(results)
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "sex was not run for majority, ridge, lcm: fold 1: nobody &lt;knows&gt;." in text
+    assert "age was not run for lcm: no test person." in text
+    assert 'id="task-sex"' not in text
+    benchmark = read_tsv(results / "report" / "benchmark.tsv", SCORES)
+    assert benchmark["metric"].str.startswith("not run: ").sum() == 4
+
+
+def test_a_study_without_one_answer_still_has_a_page(results):
+    for path in (results / "evaluate").glob("*/*/scores.tsv"):
+        write_tsv(not_run(path.parts[-3], path.parts[-2], "nobody"), path, SCORES)
+    report(results)
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "No model was evaluated" in text
+    assert "autism was not run for majority, ridge, lcm: nobody." in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +102,37 @@ def test_a_scan_that_is_not_ok_is_left_out(study):
     assert len(cohort.rows) == len(cohort.edges_NE) == 27
     assert gone not in set(cohort.rows["scan"])
     assert np.isfinite(cohort.edges_NE).all()
+
+
+def fail_every_scan(path):
+    table = read_arrow(path)
+    rows = [row | {"outcome": excluded("too short"), "fc": None, "coverage": None} for row in table.to_pylist()]
+    write_arrow(type(table).from_pylist(rows, schema=table.schema), path)
+
+
+def test_a_batch_in_which_every_scan_failed_does_not_stop_the_others(study):
+    fail_every_scan(study.folder / "correlate" / "AAA" / "batch-1.arrow")
+    cohort = cohort_of(study, "train")
+    assert len(cohort.rows) == len(cohort.edges_NE) == 21
+    assert np.isfinite(cohort.edges_NE).all()
+
+
+def test_a_cohort_in_which_every_scan_failed_is_empty(study):
+    for path in (study.folder / "correlate" / "AAA").iterdir():
+        fail_every_scan(path)
+    cohort = cohort_of(study, "train", cohorts=("aaa",))
+    assert len(cohort.rows) == 0
+    assert cohort.edges_NE.shape == (0, 45)
+    assert len(cohort_of(study, "train", cohorts=("bbb",)).rows) == 14
+
+
+def test_a_table_whose_edges_do_not_fit_its_regions_is_refused(study):
+    path = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    table = read_arrow(path)
+    fewer = table.schema.metadata | {b"regions": json.dumps([f"region{i:02d}" for i in range(9)]).encode()}
+    write_arrow(table.replace_schema_metadata(fewer), path)
+    with pytest.raises(ValueError, match="45 edges a scan, but 9 regions have 36"):
+        cohort_of(study, "train")
 
 
 def test_a_scan_of_the_bei_table_that_index_does_not_know_is_an_error(study):

@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from lcm.config import Model
-from lcm.training.weights import MANIFEST, WEIGHTS, Manifest, hash_people, load_bundle, save_bundle
+from lcm.training.weights import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    Unanswerable,
+    hash_people,
+    load_bundle,
+    save_bundle,
+    save_refusal,
+)
 
 REGIONS = ("left", "right", "middle")
 
@@ -71,6 +80,15 @@ def test_a_missing_file_is_an_error(bundle, name):
     (bundle / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
         load_bundle(bundle, regions=REGIONS, atlas="AAL")
+
+
+def test_a_refusal_takes_the_place_of_a_bundle_and_a_bundle_that_of_a_refusal(bundle):
+    manifest, arrays = load_bundle(bundle, regions=REGIONS, atlas="AAL")
+    save_refusal(bundle, "nobody is labelled")
+    with pytest.raises(Unanswerable, match="^nobody is labelled$"):
+        load_bundle(bundle, regions=REGIONS, atlas="AAL")
+    save_bundle(bundle, arrays, manifest)
+    assert load_bundle(bundle, regions=REGIONS, atlas="AAL")[0] == manifest
 
 
 def test_an_unknown_key_in_the_manifest_is_named(bundle):
