@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lcm.atlas import load_atlas
+from lcm.cohort.source import read_source
 from lcm.config import Study, read_study
-from lcm.imaging.strategy import strategy_path
+from lcm.imaging.strategy import read_strategy, strategy_path
 
 _PACKAGE = Path(__file__).parent
 
@@ -40,12 +42,23 @@ class Plan:
         self._indexed = indexed
         real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
         self.listing = listing(real) if walk else ""
+        self._check_names()
         self.strategy = str(strategy_path(self.study.denoise.strategy))
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
         names = sorted({d.cohort for d in self.study.datasets.values()})
         self.sources = [str(_PACKAGE / "cohort" / "sources" / f"{name}.yaml") for name in names]
         self.vocabulary = str(_PACKAGE / "cohort" / "vocabulary.yaml")
         self.page = [str(_PACKAGE / "evaluation" / f"page.{part}") for part in ("html.j2", "css", "js")]
+
+    def _check_names(self) -> None:
+        """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
+        read_strategy(strategy_path(self.study.denoise.strategy))
+        load_atlas(self.study.parcellate.atlas)
+        for name, dataset in self.study.datasets.items():
+            read_source(dataset.cohort)
+            for folder in (dataset.path, dataset.phenotypes):
+                if folder and not folder.startswith("results/") and not Path(folder).is_dir():
+                    raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
 
     # ── what goes to a stage by value ───────────────────────────────────────────────────────────
 
@@ -76,9 +89,16 @@ class Plan:
 
     def raw_images(self, wildcards: Wildcards) -> list[str]:
         """BOLD and T1w files of a participant's usable runs."""
-        of = (wildcards.dataset, wildcards.participant)
-        rows = [r for r in self.scans() if (r["dataset"], r["participant_id"]) == of and r["outcome"] == "ok"]
+        rows = self._usable(wildcards)
         return sorted({row[kind] for row in rows for kind in ("bold", "t1w") if row[kind] != "n/a"})
+
+    def raw_timing(self, wildcards: Wildcards) -> str:
+        """Repetition times of a participant's usable runs: a corrected sidecar re-runs what no image's date shows."""
+        return " ".join(f"{row['scan']}={row['tr_s']}" for row in self._usable(wildcards))
+
+    def _usable(self, wildcards: Wildcards) -> list[dict[str, str]]:
+        of = (wildcards.dataset, wildcards.participant)
+        return [r for r in self.scans() if (r["dataset"], r["participant_id"]) == of and r["outcome"] == "ok"]
 
     def preprocessed(self, wildcards: Wildcards) -> list[str]:
         """Tables of the batch's participants from preprocess; none where images came in preprocessed."""
@@ -126,11 +146,16 @@ class Plan:
 def listing(paths: Sequence[str]) -> str:
     """Hash of names, sizes and times of every file below some folders: when it changes, `index` runs again."""
     digest = hashlib.sha256()
-    for path in sorted(set(paths)):
-        for folder, folders, names in os.walk(path):
+    for root in sorted(set(paths)):
+        for folder, folders, names in os.walk(root):
             folders.sort()
             for name in sorted(names):
-                stat = os.stat(os.path.join(folder, name))
+                path = os.path.join(folder, name)
+                try:
+                    stat = os.stat(path)
+                except FileNotFoundError:
+                    # A link whose content is missing (DataLad before `get`) is listed as the link it is.
+                    stat = os.lstat(path)
                 digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

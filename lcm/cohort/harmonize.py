@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from lcm.tables import BEI, COHORT_FLOW, SCANS, read_tsv, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +104,7 @@ def _harmonize_cohort(
     keys = labels.map({label: source.person.normalise(label) for label in labels.unique()})
     # A label that does not fit the cohort's pattern still names a person: itself.
     keys = keys.where(keys.notna(), labels.str.removeprefix("sub-").str.lower())
+    _warn_of_shared_keys(scans["dataset"], keys, cohort)
     people = _read_all(source, datasets, settings.policies.get(cohort), flow)
     _count_matches(keys, people, flow)
     table = scans[["dataset", "scan", "participant_id", "session_id"]].copy()
@@ -117,6 +121,19 @@ def _harmonize_cohort(
         pseudo = settings.pseudo_labels.get(cohort, {}).get(bei)
         table[bei], table[f"{bei}_source"] = _finish(values, states, pseudo, refused_row)
     return table[[*BEI.columns, *read_vocabulary(), *(f"{bei}_source" for bei in read_vocabulary())]]
+
+
+def _warn_of_shared_keys(datasets: pd.Series, keys: pd.Series, cohort: str) -> None:
+    """Say how many people are taken for the same in several datasets: right for one study, wrong for two labs' `sub-01`."""
+    num_shared = int((datasets.groupby(keys).nunique() > 1).sum())
+    if num_shared:
+        log.warning(
+            "cohort %s: %d people of %s are taken for the same by their ids; if they are not, give each dataset a cohort "
+            "file of its own in lcm/cohort/sources",
+            cohort,
+            num_shared,
+            ", ".join(sorted(datasets.unique())),
+        )
 
 
 def _finish(

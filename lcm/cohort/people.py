@@ -242,8 +242,8 @@ class Decoder:
 def _count_refused(refused: Mapping[tuple[str, str], int], where: str, flow: Flow) -> None:
     """Write refused cells to the flow, the commonest codes by name and the rest in one row; warn once for each row.
 
-    A column with very many unknown codes is likely the wrong one (names, dates), so its cells are not all printed; a
-    number is never printed.
+    A column with very many unknown codes is likely the wrong one (names, dates), so its cells are not all printed; an
+    implausible number is never printed.
     """
     rows: dict[tuple[str, str], int] = {}
     named: Counter[str] = Counter()

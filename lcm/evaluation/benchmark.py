@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lcm.evaluation.metrics import CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION
+from lcm.evaluation.metrics import ALL, CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION
 
 NAMES = {
     "auroc": "AUROC",
@@ -23,9 +23,6 @@ NAMES = {
 }
 REFERENCE_MODELS = ("majority",)
 """Rows that know nothing of the brain: always first, never marked as best."""
-
-ALL = "all"
-"""The cohort name of a row over all people; a task of one cohort has only that row."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def refusals(scores: pd.DataFrame) -> list[str]:
     """What was asked for and could not be answered, a sentence for each task and reason."""
     rows = scores[scores["metric"].astype(str).str.startswith(NOT_RUN)]
     return [
-        f"{task} was not run for {', '.join(sorted(own['model'], key=model_order))}: {metric.removeprefix(NOT_RUN)}."
+        f"{task} was not run for {', '.join(sorted(own['model'], key=model_order))}: {str(metric).removeprefix(NOT_RUN)}."
         for (task, metric), own in rows.groupby(["task", "metric"], sort=True)
     ]
 

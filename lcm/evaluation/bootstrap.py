@@ -92,7 +92,8 @@ def _from_confusion(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.nd
         "accuracy": np.einsum("bll->b", confusion_BLL) / weights_BN.sum(axis=1),
         "balanced_accuracy": _ratio(hits_BL, truth_BL).mean(axis=1),
         "f1_macro": f1_BL.mean(axis=1),
-        "f1_weighted": _ratio((f1_BL * truth_BL).sum(axis=1), truth_BL.sum(axis=1)),
+        # A level nobody drawn has, or was given, has no F1 and no weight either.
+        "f1_weighted": np.nansum(f1_BL * truth_BL, axis=1) / truth_BL.sum(axis=1),
     }
 
 

@@ -123,8 +123,8 @@ def write_predictions(predictions: pd.DataFrame, path: Path) -> None:
     kinds = {"model": text, "task": text, "fold": count, "person_id": text, "cohort": text, "site": text}
     kinds |= {"num_scans": count, "truth": text, "prediction": text}
     kinds |= {"levels": pa.list_(pa.string()), "scores": pa.list_(pa.float64())}
-    table = pa.Table.from_pandas(
-        predictions.reindex(columns=list(kinds)), schema=pa.schema(kinds.items()), preserve_index=False
-    )
+    # A table without rows has columns of no type, which Arrow would take for numbers.
+    columns = predictions.reindex(columns=list(kinds)).astype("object")
+    table = pa.Table.from_pandas(columns, schema=pa.schema(kinds.items()), preserve_index=False)
     with write_atomically(path) as temporary:
         pyarrow.parquet.write_table(table, temporary, compression="zstd")

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 MISSING = float("nan")
+ALL = "all"
+"""The cohort name of a row over all people."""
 NOT_RUN = "not run: "
 """How the metric of the one row begins that a model has in the `scores` table when it could not answer a task."""
 PROBABILITY_TOLERANCE = 1e-3
@@ -259,8 +261,8 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
         raise ValueError("predictions hold a person twice; a person is tested in one fold, so check the fold table")
     cohorts = sorted(predictions["cohort"].unique())
     rows = []
-    for cohort in ["all", *cohorts]:
-        people = predictions if cohort == "all" else predictions[predictions["cohort"] == cohort]
+    for cohort in [ALL, *cohorts]:
+        people = predictions if cohort == ALL else predictions[predictions["cohort"] == cohort]
         answers = answers_of(people)
         functions = CLASSIFICATION if answers.levels else REGRESSION
         bounds = intervals(answers, list(functions), num_bootstraps=num_bootstraps, seed=seed)
@@ -277,7 +279,7 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
 
 def not_run(model: str, task: str, reason: str) -> pd.DataFrame:
     """The `scores` table of a model that could not answer a task: one row, the reason in place of a metric."""
-    row = {"model": model, "task": task, "cohort": "all", "metric": NOT_RUN + reason, "value": MISSING}
+    row = {"model": model, "task": task, "cohort": ALL, "metric": NOT_RUN + reason, "value": MISSING}
     return pd.DataFrame([row | {"ci_low": MISSING, "ci_high": MISSING, "num_people": 0, "num_per_level": None}])
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,8 @@ log = logging.getLogger(__name__)
 _FILE_COLUMNS = ("bold", "t1w", "mask", "confounds", "series")
 _IMAGE_EXTENSIONS = (".nii.gz", ".nii")
 _PREFERRED_SPACES = ("MNI152NLin2009cAsym", "MNI152NLin6Asym")
+_ADULT_SPACES = ("MNI152", "MNI305", "MNIColin27")
+"""Beginnings of the spaces an adult atlas fits; MNIInfant and MNIPediatricAsym are other brains."""
 
 Row = dict[str, Any]
 
@@ -87,7 +88,8 @@ def _fingerprint(row: Row) -> str:
     for column in _FILE_COLUMNS:
         if row.get(column):
             # A link whose content was not fetched (DataLad) has no size; it is the outcome of its run.
-            stat = os.stat(row[column], follow_symlinks=Path(row[column]).exists())
+            path = Path(row[column])
+            stat = path.stat(follow_symlinks=path.exists())
             digest.update(f"{column} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:12]
 
@@ -140,14 +142,14 @@ def _derivative_rows(images: list[tuple[Path, dict[str, str]]]) -> list[Row]:
             runs.setdefault(scan_name(e), []).append((path, e))
     rows = []
     for candidates in runs.values():
-        in_mni = [(path, e) for path, e in candidates if e.get("space", "").startswith("MNI")]
+        in_mni = [(path, e) for path, e in candidates if e.get("space", "").startswith(_ADULT_SPACES)]
         path, e = min(in_mni or candidates, key=lambda c: (_space_rank(c[1]), c[0].name))
         row = _image_row(path, e)
         row["space"] = e.get("space")
         row["mask"] = _text(_sibling(path, "desc-preproc_bold", "desc-brain_mask"))
         row["confounds"] = _text(_confounds(path, e))
         if not in_mni:
-            row["outcome"] = excluded("no BOLD in an MNI space")
+            row["outcome"] = excluded("no BOLD in an adult MNI space")
         elif row["outcome"] == OK and row["mask"] is None:
             row["outcome"] = failed("no brain mask beside the BOLD")
         elif row["outcome"] == OK and row["confounds"] is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import tempfile
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,8 @@ def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path) -> pd.Da
             row["outcome"] = _verdict(scan, settings)
         if row["outcome"] == OK:
             waiting[row["scan"]] = _run(scan, settings, output)
-    quality = _execute(list(waiting.values()), settings, output) if waiting else {}
+    working = output.resolve() / f".nipype_{scans['participant_id'].iloc[0]}"
+    quality = _execute(list(waiting.values()), settings, working) if waiting else {}
     for row in rows:
         if row["scan"] in waiting:
             run, found = waiting[row["scan"]], quality[row["scan"]]
@@ -146,10 +147,15 @@ def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
     )
 
 
-def _execute(runs: list[Run], settings: Preprocess, output: Path) -> dict[str, dict[str, Any]]:
+def _execute(runs: list[Run], settings: Preprocess, working: Path) -> dict[str, dict[str, Any]]:
     """Outcome and QC numbers of each run. The working folder is gone afterwards, nipype's crash files with it."""
-    with tempfile.TemporaryDirectory(prefix=".nipype_", dir=output) as name:
-        results = execute(runs, settings.model_dump_json(), Path(name).resolve())
+    # It is named after the participant, so that what a killed job left is cleared here and never piles up.
+    shutil.rmtree(working, ignore_errors=True)
+    working.mkdir(parents=True)
+    try:
+        results = execute(runs, settings.model_dump_json(), working)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
     found = {}
     for run in runs:
         result = results[run.scan]

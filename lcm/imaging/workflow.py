@@ -62,9 +62,7 @@ def prepare_anatomy(t1w: str, settings: str) -> tuple:
     image = nib.Nifti1Image.from_filename(t1w)
     values = np.squeeze(image.get_fdata(dtype=np.float32))
     if values.ndim != 3 or not np.isfinite(values).all():
-        raise ValueError(
-            f"a T1w needs three dimensions and finite voxels, found shape {values.shape}"
-        )
+        raise ValueError(f"a T1w needs three dimensions and finite voxels, found shape {values.shape}")
     spacing_mm = np.maximum(np.linalg.norm(image.affine[:3, :3], axis=0), options.registration_mm)
     head = ants.resample_image(
         registration.to_ants(values, image.affine), tuple(spacing_mm.tolist()), use_voxels=False, interp_type=0
@@ -287,7 +285,7 @@ def _reason(node: Node) -> str:
         return f"{node.name.partition('_')[2] or 'anatomy'}: no traceback was kept"
     text = "".join(trace) if isinstance(trace, list) else str(trace)
     last = next((line for line in reversed(text.splitlines()) if line.strip()), "unknown error").strip()
-    last = re.sub(r"['\"]?[^\s'\"]*/[^\s'\"]*", "(path)", last)
+    last = re.sub(r"['\"]?[^\s'\"]*/[^\s'\"]*['\"]?", "(path)", last)
     return f"{node.name.partition('_')[2] or 'anatomy'}: {last.removeprefix('ValueError: ')}"
 
 

@@ -14,7 +14,7 @@ from lcm.config import Finetune, Model, Task
 from lcm.models import architecture, check_size
 from lcm.models.labelled import Labelled
 from lcm.training.data import Cohort, add_table_flags, labels_of, read_cohort, tables_of
-from lcm.training.weights import Manifest, Unanswerable, hash_people, load_bundle, save_bundle, save_refusal
+from lcm.training.weights import Manifest, Unanswerable, learned_from, load_bundle, save_bundle, save_refusal
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
@@ -78,11 +78,7 @@ def main(options: Namespace) -> None:
         model=model,
         fold=options.fold,
         task=task,
-        atlas=cohort.atlas,
-        regions=cohort.regions,
-        strategies=cohort.strategies,
-        training_people=hash_people(cohort.of_role("train").rows["person_id"]),
-        validation_people=hash_people(cohort.of_role("validation").rows["person_id"]),
+        **learned_from(cohort),
         settings=settings.model_dump(mode="json"),
         **more,
     )

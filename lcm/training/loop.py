@@ -97,8 +97,12 @@ def train(
     if not len(training) or not len(validation):
         raise ValueError(f"{len(training)} training and {len(validation)} validation scans: the loop needs both")
     fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
+    # Decay of a bias that starts at 50 years would outrun Adam's steps, and a norm has nothing to shrink.
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(
-        network.parameters(),
+        groups,
         lr=settings.learning_rate,
         betas=(0.9, 0.999),
         eps=1e-8,

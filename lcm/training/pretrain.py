@@ -13,7 +13,7 @@ from lcm.models.large_connectome_model import LargeConnectomeModel, Target, toke
 from lcm.training.data import Cohort, add_table_flags, is_continuous, labels_of, levels_of, read_cohort, tables_of
 from lcm.training.loop import State
 from lcm.training.networks import arrays_of, build_network, start_at_mean, train_on
-from lcm.training.weights import Manifest, hash_people, save_bundle
+from lcm.training.weights import Manifest, learned_from, save_bundle
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +55,7 @@ def main(options: Namespace) -> None:
         fold=options.fold,
         vocabulary=vocabulary,
         tokens=network.tokens,
-        atlas=cohort.atlas,
-        regions=cohort.regions,
-        strategies=cohort.strategies,
-        training_people=hash_people(cohort.of_role("train").rows["person_id"]),
-        validation_people=hash_people(cohort.of_role("validation").rows["person_id"]),
+        **learned_from(cohort),
         settings=settings.model_dump(mode="json"),
         results={"best_epoch": state.best_epoch, "validation_loss": state.best_loss},
     )

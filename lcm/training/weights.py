@@ -10,13 +10,16 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from lcm.config import Model, Settings, Task
-from lcm.tables import write_atomically
+from lcm.tables import TRAIN, VALIDATION, write_atomically
+
+if TYPE_CHECKING:
+    from lcm.training.data import Cohort
 
 WEIGHTS, MANIFEST, REFUSAL = "weights.safetensors", "manifest.json", "refusal.txt"
 
@@ -59,6 +62,17 @@ def hash_person(person_id: str) -> str:
 def hash_people(person_ids: Collection[str]) -> tuple[str, ...]:
     """Sorted hashes of the distinct people."""
     return tuple(sorted({hash_person(person_id) for person_id in person_ids}))
+
+
+def learned_from(cohort: Cohort) -> dict[str, Any]:
+    """What a manifest says of the scans behind its weights, by field."""
+    return {
+        "atlas": cohort.atlas,
+        "regions": cohort.regions,
+        "strategies": cohort.strategies,
+        "training_people": hash_people(cohort.of_role(TRAIN).rows["person_id"]),
+        "validation_people": hash_people(cohort.of_role(VALIDATION).rows["person_id"]),
+    }
 
 
 def save_bundle(folder: Path, weights: Mapping[str, np.ndarray], manifest: Manifest) -> None:

@@ -14,6 +14,7 @@ from lcm.imaging.denoise import Refused, denoise
 from lcm.imaging.strategy import Confounds, ConfoundsError, Strategy, read_strategy, strategy_path
 
 NINE = read_strategy(strategy_path("9P"))
+NONE = Strategy(name="none", description="nothing", citation="none", columns=())
 TR_S, NUM_VOLUMES, NUM_REGIONS = 2.0, 200, 5
 OPEN = Denoise(low_hz=None, high_hz=None, fd_mm=None, min_minutes=0)
 
@@ -167,3 +168,16 @@ def test_confounds_that_do_not_fit_are_refused_by_name(tmp_path, change, message
     series_TR = np.random.default_rng(9).standard_normal((NUM_VOLUMES, 2))
     with pytest.raises(ConfoundsError, match=message):
         denoise(series_TR, TR_S, _confounds(change(_frame(np.random.default_rng(0))), tmp_path), NINE, OPEN)
+
+
+def test_a_run_without_a_covered_region_is_refused_and_not_an_error():
+    with pytest.raises(Refused, match="no region is covered"):
+        denoise(np.full((NUM_VOLUMES, NUM_REGIONS), np.nan), TR_S, None, NONE, OPEN)
+
+
+def test_a_high_pass_at_zero_is_no_high_pass():
+    series_TR = np.random.default_rng(0).standard_normal((NUM_VOLUMES, NUM_REGIONS))
+    edges = {"high_hz": 0.08, "fd_mm": None, "min_minutes": 0}
+    at_zero = denoise(series_TR, TR_S, None, NONE, Denoise(low_hz=0, **edges))
+    none = denoise(series_TR, TR_S, None, NONE, Denoise(low_hz=None, **edges))
+    np.testing.assert_array_equal(at_zero.series_TR, none.series_TR)

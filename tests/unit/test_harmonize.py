@@ -411,3 +411,10 @@ def test_twenty_thousand_people_take_a_second_or_two(tmp_path: Path) -> None:
     bei, _ = harmonize(scans, {"A": dataset("abide", folder)}, Harmonize())
     assert time.process_time() - start < 4
     assert (bei["autism_source"] == "observed").all()
+
+
+def test_people_taken_for_the_same_across_datasets_are_counted_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    scans = pd.concat([scan_table("A", ["01", "02"]), scan_table("B", ["01"])], ignore_index=True)
+    harmonize(scans, {"A": dataset("generic", None), "B": dataset("generic", None)}, Harmonize())
+    assert "cohort generic: 1 people of A, B are taken for the same" in caplog.text
+    assert "01" not in caplog.text

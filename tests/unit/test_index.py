@@ -107,7 +107,7 @@ def test_derivatives_without_confounds_mask_or_mni_space_are_refused_by_name(tmp
         "sub-full_task-rest": "ok",
         "sub-nomask_task-rest": "failed: no brain mask beside the BOLD",
         "sub-noconf_task-rest": "failed: no confounds table beside the BOLD",
-        "sub-native_task-rest": "excluded: no BOLD in an MNI space",
+        "sub-native_task-rest": "excluded: no BOLD in an adult MNI space",
     }
 
 
@@ -124,3 +124,32 @@ def test_a_new_participant_moves_no_other_to_another_batch():
     after = assign_batches(people, 50)
     assert (before == after[:90]).all()
     assert before.value_counts().between(30, 60).all()
+
+
+def test_a_link_without_content_is_the_outcome_of_its_run_alone(tmp_path):
+    _bold(tmp_path / "sub-ok/func/sub-ok_task-rest_bold.nii.gz")
+    _bold(tmp_path / "sub-t1/func/sub-t1_task-rest_bold.nii.gz")
+    gone = _bold(tmp_path / "sub-gone/func/sub-gone_task-rest_bold.nii.gz")
+    gone.unlink()
+    anatomy = tmp_path / "sub-t1/anat/sub-t1_T1w.nii.gz"
+    anatomy.parent.mkdir()
+    for link in (gone, anatomy):
+        link.symlink_to(tmp_path / ".git/annex/objects/absent.nii.gz")
+    outcomes = _index(tmp_path)["outcome"]
+    assert outcomes["sub-ok_task-rest"] == "ok"
+    assert outcomes["sub-gone_task-rest"] == "failed: the image is missing, or a link whose content was not fetched"
+    assert outcomes["sub-t1_task-rest"] == "failed: the T1w is a link whose content was not fetched"
+
+
+def test_a_phase_image_is_no_run_to_process(tmp_path):
+    for part in ("mag", "phase"):
+        _bold(tmp_path / f"sub-1/func/sub-1_task-rest_part-{part}_bold.nii.gz")
+    outcomes = _index(tmp_path)["outcome"]
+    assert outcomes["sub-1_task-rest_part-mag"] == "ok"
+    assert outcomes["sub-1_task-rest_part-phase"] == "excluded: not a magnitude image"
+
+
+def test_an_infants_template_is_no_space_for_an_adult_atlas(tmp_path):
+    _bold(tmp_path / "sub-1/func/sub-1_task-rest_space-MNIInfant_cohort-1_desc-preproc_bold.nii.gz")
+    outcome = _index(tmp_path, "derivatives").loc["sub-1_task-rest", "outcome"]
+    assert outcome == "excluded: no BOLD in an adult MNI space"

@@ -67,6 +67,17 @@ def test_it_stops_after_patience_and_keeps_the_best_epoch():
         assert torch.equal(value, state.best_weights[name])
 
 
+def test_weight_decay_shrinks_matrices_and_leaves_biases_and_norms():
+    examples = matrices(16, 10)
+    fixed = {"max_epochs": 1, "dropout": 0.0, "learning_rate": 1e-6}
+    plain, decayed = (run(examples, examples, weight_decay=decay, **fixed).best_weights for decay in (0.0, 1e5))
+    for name, before in plain.items():
+        if before.ndim > 1:
+            assert decayed[name].norm() < 0.95 * before.norm(), name
+        elif "running" not in name:
+            torch.testing.assert_close(decayed[name].float(), before.float(), atol=1e-5, rtol=0)
+
+
 def test_the_loss_divides_each_term_by_those_who_have_it():
     terms = {"a": (torch.tensor(6.0), torch.tensor(3)), "b": (torch.tensor(0.0), torch.tensor(0))}
     assert float(total(terms)) == 2.0

@@ -115,6 +115,12 @@ def test_the_weighted_form_equals_scikit_learn_with_sample_weight():
             assert values[metric][resample] == pytest.approx(value, abs=1e-10), metric
 
 
+def test_a_level_that_was_not_drawn_has_no_part_in_the_weighted_f1():
+    case = answers([0, 0, 1, 2], np.eye(3)[[0, 1, 1, 2]], levels=("a", "b", "c"))
+    value = resampled(case, np.array([[1.0, 1.0, 2.0, 0.0]]))["f1_weighted"][0]
+    assert value == pytest.approx(f1_score([0, 0, 1, 1], [0, 1, 1, 1], average="weighted"))
+
+
 def test_the_weighted_regression_form_equals_repeating_people():
     random = np.random.default_rng(2)
     truth, fold = random.normal(60, 10, 30), random.integers(0, 2, 30)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
+from lcm.__main__ import main
 from lcm.atlas import load_atlas
 from lcm.config import Parcellate
 from lcm.imaging.header import ImageError
 from lcm.imaging.parcellate import parcellate
+from lcm.tables import RUNS, SCANS, read_arrow, write_tsv
 
 AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -126], [0, 0, 4, -72], [0, 0, 0, 1]])
 SHAPE = (46, 55, 46)
@@ -137,3 +140,38 @@ def test_a_long_fine_run_needs_less_than_400_mb(tmp_path):
     arguments = [sys.executable, "-c", code, str(tmp_path / "bold.nii.gz"), str(tmp_path / "mask.nii.gz")]
     peak_mb = int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout) // 1024
     assert peak_mb < 400
+
+
+def test_images_deleted_after_preprocess_fail_their_scan_with_a_reason(run, tmp_path):
+    _, mask, *_ = run
+    runs, gone = tmp_path / "runs", tmp_path / "gone_bold.nii.gz"
+    scan = {"dataset": "D", "participant_id": "sub-1", "scan": "sub-1_task-rest", "outcome": "ok"}
+    row = scan | {"batch": "0", "input": "bids", "fingerprint": "f", "bold": str(gone)}
+    write_tsv(pd.DataFrame([dict.fromkeys(SCANS.columns) | row]), tmp_path / "scans.tsv", SCANS)
+    done = scan | {"bold": str(gone), "mask": str(mask), "confounds": "c", "tr_s": 2.0, "num_volumes": 12}
+    write_tsv(pd.DataFrame([dict.fromkeys(RUNS.columns) | done]), runs / "sub-1_runs.tsv", RUNS)
+    flags = ["--scans", str(tmp_path / "scans.tsv"), "--runs", str(runs), "--output", str(tmp_path / "x.arrow")]
+    assert main(["parcellate", *flags]) == 0
+    assert read_arrow(tmp_path / "x.arrow")["outcome"].to_pylist() == [
+        "failed: the image is missing, or a link whose content was not fetched"
+    ]
+
+
+def test_a_damaged_mask_is_the_outcome_of_its_scan(run):
+    bold, mask, *_ = run
+    content = bytearray(mask.read_bytes())
+    # The first block of the deflate stream behind gzip's header (10 bytes and the name) becomes one of an unknown kind.
+    start = content.index(b"\0", 10) + 1 if content[3] & 8 else 10
+    content[start] = 0xFF
+    mask.write_bytes(bytes(content))
+    with pytest.raises(ImageError, match="unreadable brain mask"):
+        parcellate(bold, mask, load_atlas("AAL"), Parcellate(), {})
+
+
+def test_a_wrong_checksum_of_the_bold_is_seen(run):
+    bold, mask, *_ = run
+    content = bytearray(bold.read_bytes())
+    content[-8] ^= 0xFF
+    bold.write_bytes(bytes(content))
+    with pytest.raises(ImageError, match="truncated"):
+        parcellate(bold, mask, load_atlas("AAL"), Parcellate(), {})

@@ -92,3 +92,11 @@ def test_a_person_in_one_of_two_tables_is_blank_in_the_other(tmp_path: Path) -> 
         ["male", None, None],
     ]
     assert people.states.loc["3003", "parkinsons"] == UNOBSERVED
+
+
+def test_an_age_of_999_months_is_an_age_and_no_mark_of_a_missing_one() -> None:
+    source = read_source("hcpa")
+    decode = Decoder(read_vocabulary()["age"], source.beis["age"], {}, frozenset(source.missing))
+    values, states = decode(pd.Series(["999", "1200"]), "ndar_subject01.txt: interview_age", Flow("hcpa"))
+    assert values.tolist() == [83.25, 90.0]
+    assert set(states) == {OBSERVED}

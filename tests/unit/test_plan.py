@@ -97,3 +97,41 @@ def test_the_listing_sees_a_new_file_and_a_changed_one(tmp_path: Path):
     changed = listing([str(tmp_path)])
     (tmp_path / "new").touch()
     assert len({before, changed, listing([str(tmp_path)])}) == 3
+
+
+def test_the_listing_bears_a_link_without_content(tmp_path: Path):
+    (tmp_path / "bold.nii.gz").symlink_to(tmp_path / "absent")
+    before = listing([str(tmp_path)])
+    (tmp_path / "absent").write_bytes(b"fetched")
+    assert listing([str(tmp_path)]) != before
+
+
+def test_a_corrected_repetition_time_changes_what_preprocess_is_given(tmp_path: Path):
+    def timing(tr_s: str) -> str:
+        row = {"dataset": "HCPA", "participant_id": "sub-1", "scan": "sub-1_task-rest", "tr_s": tr_s, "outcome": "ok"}
+        lines = ["\t".join(SCANS.columns), "\t".join(row.get(c, "n/a") for c in SCANS.columns)]
+        path = tmp_path / f"{tr_s}.tsv"
+        path.write_text("\n".join(lines) + "\n")
+        plan = Plan(CONFIG, lambda: str(path), walk=False)
+        return plan.raw_timing(SimpleNamespace(dataset="HCPA", participant="sub-1"))
+
+    assert timing("2.0") != timing("0.72")
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "words"),
+    [
+        ("denoise", {"strategy": "99P"}, "99P: no such file; shipped: 9P"),
+        ("parcellate", {"atlas": "Foo"}, "atlas 'Foo': neither shipped"),
+        ("datasets", {"cohort": "abcd"}, "cohort 'abcd': no such file"),
+        ("datasets", {"path": "nowhere"}, "dataset LAB: no such folder: nowhere"),
+        ("datasets", {"phenotypes": "nowhere"}, "dataset LAB: no such folder: nowhere"),
+    ],
+)
+def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path: Path, section, change, words):
+    dataset = {"path": str(tmp_path), "input": "bids", "cohort": "generic"}
+    config = CONFIG | {"datasets": {"LAB": dataset | (change if section == "datasets" else {})}}
+    if section != "datasets":
+        config[section] = CONFIG[section] | change
+    with pytest.raises(ValueError, match=words):
+        Plan(config, str, walk=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from lcm.imaging.motion import framewise_displacement
 from lcm.imaging.preprocess import methods
 from lcm.imaging.registration import load_template
 from lcm.imaging.run_image import RunImage, open_run_writer
+from lcm.imaging.workflow import _reason
 from lcm.tables import RUNS, SCANS, read_tsv, write_tsv
 from tests.moving_head import TR_S, head, move, moving_run, planted_motion, save
 
@@ -195,3 +197,27 @@ def test_methods_say_what_was_done_and_what_was_not():
     assert "MNI152NLin2009aSym" in text
     assert "4 mm" in text
     assert "No slice-timing" in text
+
+
+def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sidecar(tmp_path):
+    _, bold, affine = head(6.0)
+    store = tmp_path / ".git" / "annex"
+    store.mkdir(parents=True)
+    save(moving_run(bold, affine, planted_motion(20, 1), 1), affine, store / "MD5E-1.nii.gz")
+    func = tmp_path / "sub-01" / "func"
+    func.mkdir(parents=True)
+    (func / "sub-01_task-rest_bold.nii.gz").symlink_to(store / "MD5E-1.nii.gz")
+    (func / "sub-01_task-rest_bold.json").write_text(json.dumps({"RepetitionTime": TR_S, "TaskName": "resting"}))
+    row = _scan_row(tmp_path, "sub-01_task-rest", "sub-01/func/sub-01_task-rest_bold.nii.gz", None)
+    write_tsv(pd.DataFrame([row])[list(SCANS.columns)], tmp_path / "scans.tsv", SCANS)
+    stale = tmp_path / "out" / ".nipype_sub-01" / "graph"
+    stale.mkdir(parents=True)
+    done = _preprocess(tmp_path / "scans.tsv", tmp_path / "out").loc["sub-01_task-rest"]
+    assert json.loads(Path(done["bold"].replace(".nii.gz", ".json")).read_text())["TaskName"] == "resting"
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_nodes_error_names_no_path():
+    trace = "Traceback\nFileNotFoundError: No such file or no access: '/data/sub-01/anat/sub-01_T1w.nii.gz'\n"
+    node = SimpleNamespace(name="anatomy0", result=SimpleNamespace(runtime=SimpleNamespace(traceback=trace)))
+    assert _reason(node) == "anatomy: FileNotFoundError: No such file or no access: (path)"

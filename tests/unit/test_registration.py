@@ -110,3 +110,15 @@ def test_a_stretched_brain_is_normalised_to_the_template(tmp_path, same_contrast
     points = sampling_points(t1w.shape, affine, files, tmp_path)
     after = dice(sample(native > 200, affine, points, 1).reshape(t1w.shape) > 0.5, template.mask)
     assert before < 0.94 < 0.95 < after
+
+
+@pytest.mark.parametrize("grid_mm", [2.0, 3.0, 4.0])
+def test_a_coarser_template_stays_where_it_was(grid_mm):
+    def centre_mm(template):
+        index = np.stack(np.nonzero(template.brain > 0))
+        weights = template.brain[template.brain > 0]
+        world = template.affine[:3, :3] @ index + template.affine[:3, 3:]
+        return (world * weights).sum(axis=1) / weights.sum()
+
+    fine, coarse = load_template("nilearn", 1.0), load_template("nilearn", grid_mm)
+    np.testing.assert_allclose(centre_mm(coarse), centre_mm(fine), atol=0.1)

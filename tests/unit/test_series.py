@@ -68,3 +68,29 @@ def test_a_matrix_of_another_atlas_is_refused(tmp_path):
     savemat(tmp_path / "s.mat", {"data": DATA[:, :100]})
     with pytest.raises(SeriesError, match="116 regions of AAL"):
         read_series(tmp_path / "s.mat", AAL)
+
+
+def test_a_damaged_mat_file_is_a_series_error_wherever_it_is_damaged(tmp_path):
+    path = tmp_path / "s.mat"
+    savemat(path, {"data": DATA}, do_compression=True)
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    damaged = [whole[:length] for length in (0, 1, 60, 127, 128, 131, 140, 1000, len(whole) - 10)]
+    for _ in range(60):
+        content = bytearray(whole)
+        for place in random.integers(120, 300, 3):
+            content[place] = random.integers(256)
+        damaged.append(bytes(content))
+    refused = 0
+    for content in damaged:
+        path.write_bytes(content)
+        try:
+            read_series(path, AAL)
+        except SeriesError:
+            refused += 1
+    assert refused > 50
+
+
+def test_a_series_without_a_volume_is_refused(tmp_path):
+    savemat(tmp_path / "s.mat", {"data": np.zeros((0, 116))})
+    with pytest.raises(SeriesError, match="no volume"):
+        read_series(tmp_path / "s.mat", AAL)

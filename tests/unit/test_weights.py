@@ -85,7 +85,7 @@ def test_a_missing_file_is_an_error(bundle, name):
 def test_a_refusal_takes_the_place_of_a_bundle_and_a_bundle_that_of_a_refusal(bundle):
     manifest, arrays = load_bundle(bundle, regions=REGIONS, atlas="AAL")
     save_refusal(bundle, "nobody is labelled")
-    with pytest.raises(Unanswerable, match="^nobody is labelled$"):
+    with pytest.raises(Unanswerable, match=r"^nobody is labelled$"):
         load_bundle(bundle, regions=REGIONS, atlas="AAL")
     save_bundle(bundle, arrays, manifest)
     assert load_bundle(bundle, regions=REGIONS, atlas="AAL")[0] == manifest

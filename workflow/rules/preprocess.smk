@@ -20,6 +20,7 @@ rule preprocess:
     params:
         settings=settings("preprocess"),
         code=code("preprocess"),
+        timing=PLAN.raw_timing,
     shell:
         "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"
         " python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"
