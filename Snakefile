@@ -1,11 +1,13 @@
 """From raw BIDS to a benchmark table: the configuration, one file a stage in running order, one target."""
 
+import shlex
+
 if not config:
 
     configfile: f"{workflow.basedir}/config.yaml"
 
 
-shell.prefix(f"export PYTHONPATH={workflow.basedir}; ")
+shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
 
 
 include: "workflow/rules/common.smk"

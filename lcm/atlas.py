@@ -26,6 +26,12 @@ class Atlas:
     coordinates_mm: tuple[tuple[float, float, float], ...]
     """Centre of mass of each region in template space."""
     image: Path
+    table: Path
+
+    @property
+    def files(self) -> list[str]:
+        """What a stage that uses the atlas depends on."""
+        return [str(self.table), str(self.image)]
 
     @property
     def num_regions(self) -> int:
@@ -101,4 +107,5 @@ def load_atlas(name_or_path: str) -> Atlas:
         names=names,
         coordinates_mm=tuple((_mm(row, "x"), _mm(row, "y"), _mm(row, "z")) for row in rows),
         image=_one(folder, f"tpl-*/*_atlas-{name}*_dseg.nii.gz"),
+        table=table,
     )

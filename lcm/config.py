@@ -140,6 +140,14 @@ class Denoise(Settings):
     fd_mm: float | None = Field(default=0.5, gt=0, description="censor volumes that moved more (Power FD); null: none")
     min_minutes: float = Field(default=2.0, ge=0, description="a run with less kept data is excluded")
 
+    @model_validator(mode="after")
+    def _band_is_open(self) -> Denoise:
+        if self.low_hz is not None and self.high_hz is not None and self.low_hz >= self.high_hz:
+            raise ValueError(
+                f"low_hz {self.low_hz:g} must be below high_hz {self.high_hz:g}; null switches an edge off"
+            )
+        return self
+
 
 class Correlate(Settings):
     """Pearson correlation of every pair of regions, sample estimator."""

@@ -13,8 +13,10 @@ from typing import Protocol
 
 from lcm.atlas import load_atlas
 from lcm.cohort.source import read_source
-from lcm.config import Study, read_study
+from lcm.cohort.vocabulary import read_vocabulary
+from lcm.config import Study, Task, read_study
 from lcm.imaging.strategy import read_strategy, strategy_path
+from lcm.models import MODELS
 
 _PACKAGE = Path(__file__).parent
 
@@ -44,6 +46,7 @@ class Plan:
         self.listing = listing(real) if walk else ""
         self._check_names()
         self.strategy = str(strategy_path(self.study.denoise.strategy))
+        self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
         names = sorted({d.cohort for d in self.study.datasets.values()})
         self.sources = [str(_PACKAGE / "cohort" / "sources" / f"{name}.yaml") for name in names]
@@ -59,6 +62,28 @@ class Plan:
             for folder in (dataset.path, dataset.phenotypes):
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
+
+        for name, task in self.study.tasks.items():
+            self._check_task(name, task)
+        for target in self.study.pretrain.targets:
+            if target not in read_vocabulary():
+                raise ValueError(f"pretrain.targets: {target!r} is no BEI; known: {', '.join(read_vocabulary())}")
+        for name, model in self.study.models.items():
+            if model.architecture not in MODELS:
+                raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
+
+    def _check_task(self, name: str, task: Task) -> None:
+        known = {
+            "target": (set(read_vocabulary()), (task.target,)),
+            "cohorts": ({d.cohort for d in self.study.datasets.values()}, task.cohorts),
+            "datasets": (set(self.study.datasets), task.datasets),
+        }
+        if task.target in read_vocabulary():
+            known["levels"] = (set(read_vocabulary()[task.target].levels), task.levels)
+        for field, (names, asked) in known.items():
+            strange = sorted(set(asked) - names)
+            if strange:
+                raise ValueError(f"task {name}: {field} has no {strange[0]!r}; known: {', '.join(sorted(names))}")
 
     # ── what goes to a stage by value ───────────────────────────────────────────────────────────
 

@@ -157,7 +157,7 @@ def denoise(
     if confounds is None and strategy.columns:
         raise Refused(f"strategy {strategy.name} needs confounds and a ready series has none; declare it denoised")
     num_volumes = len(series_TR)
-    fd_mm_T = confounds.fd_mm() if confounds and settings.fd_mm else None
+    fd_mm_T = confounds.fd_mm() if confounds and (settings.fd_mm or confounds.has_fd) else None
     design_TK = confounds.design(strategy.columns) if confounds else np.empty((num_volumes, 0))
     kept_T = np.arange(num_volumes) >= (confounds.num_dummies if confounds else 0)
     if fd_mm_T is not None and settings.fd_mm is not None:

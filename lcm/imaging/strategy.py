@@ -66,6 +66,11 @@ class Confounds:
         flags = self._frame.filter(regex=r"^non_steady_state_outlier").sum(axis=1) > 0
         return int(flags.cumprod().sum())
 
+    @property
+    def has_fd(self) -> bool:
+        """Whether head motion is known; without censoring it is reported and not needed."""
+        return "framewise_displacement" in self._frame
+
     def fd_mm(self) -> NDArray[np.float64]:
         """Framewise displacement T (Power), 0 for the first volume, which has no predecessor."""
         return self._column("framewise_displacement")

@@ -75,7 +75,9 @@ def test_every_person_is_counted_and_found_in_the_phenotype_tables(real: Path):
 
 def test_two_preparations_of_the_same_cohort_differ_as_told(real: Path):
     def mean(dataset: str) -> float:
-        return float(np.mean([np.nanmean(c["fc"][np.triu_indices(116, 1)]) for c in _connectomes(real, dataset).values()]))
+        return float(
+            np.mean([np.nanmean(c["fc"][np.triu_indices(116, 1)]) for c in _connectomes(real, dataset).values()])
+        )
 
     assert abs(mean("ABIDE-GSR")) < 0.05
     assert mean("ABIDE-noGSR") > 0.3

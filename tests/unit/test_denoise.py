@@ -134,6 +134,14 @@ def test_dummy_volumes_are_removed_before_anything_else(tmp_path):
     assert np.nanmax(np.abs(done.series_TR)) < 10
 
 
+def test_motion_is_reported_where_nothing_is_censored(tmp_path):
+    frame, series_TR = _frame(np.random.default_rng(10)), np.random.default_rng(11).standard_normal((NUM_VOLUMES, 2))
+    settings = Denoise(fd_mm=None, min_minutes=0)
+    assert denoise(series_TR, TR_S, _confounds(frame, tmp_path), NINE, settings).fd_mm_T.max() == 0.1
+    without = _confounds(frame.drop(columns="framewise_displacement"), tmp_path)
+    assert denoise(series_TR, TR_S, without, NINE, settings).fd_mm_T is None
+
+
 def test_an_uncovered_region_stays_nan_and_harms_no_other(tmp_path):
     rng = np.random.default_rng(6)
     frame, series_TR = _frame(rng), rng.standard_normal((NUM_VOLUMES, NUM_REGIONS))

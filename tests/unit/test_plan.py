@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -82,7 +83,8 @@ def test_every_model_meets_every_task_on_every_fold(plan: Plan):
 
 
 def test_a_job_elsewhere_does_not_walk_the_data(tmp_path: Path):
-    config = CONFIG | {"datasets": {"LAB": {"path": str(tmp_path), "input": "bids", "cohort": "generic"}}}
+    lab = {"LAB": {"path": str(tmp_path), "input": "bids", "cohort": "generic"}}
+    config = CONFIG | {"datasets": lab, "tasks": {"sex": CONFIG["tasks"]["sex"]}}
     assert Plan(config, str, walk=False).listing == ""
     assert Plan(config, str, walk=True).listing == listing([str(tmp_path)])
 
@@ -135,3 +137,31 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
         config[section] = CONFIG[section] | change
     with pytest.raises(ValueError, match=words):
         Plan(config, str, walk=False)
+
+
+@pytest.mark.parametrize(
+    ("block", "entry", "change", "message"),
+    [
+        (
+            "tasks",
+            "autism",
+            {"levels": ["control", "autsim"]},
+            "task autism: levels has no 'autsim'; known: autism, control",
+        ),
+        ("tasks", "sex", {"target": "gender"}, "task sex: target has no 'gender'"),
+        ("tasks", "sex", {"cohorts": ["abide3"]}, "task sex: cohorts has no 'abide3'"),
+        ("tasks", "sex", {"datasets": ["LAB"]}, "task sex: datasets has no 'LAB'"),
+        ("models", "ridge", {"architecture": "rigde"}, "model ridge: no architecture 'rigde'; known: majority, ridge"),
+        ("pretrain", "targets", ["sex", "iq"], "pretrain.targets: 'iq' is no BEI"),
+    ],
+)
+def test_a_task_or_model_that_names_what_does_not_exist_is_refused(block, entry, change, message):
+    changed = CONFIG[block][entry] | change if isinstance(change, dict) else change
+    config = CONFIG | {block: CONFIG[block] | {entry: changed}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan(config, str, walk=False)
+
+
+def test_a_band_that_is_closed_is_refused():
+    with pytest.raises(ValueError, match=r"denoise: Value error, low_hz 0\.1 must be below high_hz 0\.08"):
+        Plan(CONFIG | {"denoise": CONFIG["denoise"] | {"low_hz": 0.1}}, str, walk=False)

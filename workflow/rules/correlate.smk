@@ -5,6 +5,7 @@ rule correlate:
     """Pearson correlation of every pair of regions."""
     input:
         scans="results/index/batches/{dataset}/{batch}.tsv",
+        atlas=PLAN.atlas,
         series=PLAN.denoised,
     output:
         "results/correlate/{dataset}/{batch}.arrow",

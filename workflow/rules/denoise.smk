@@ -5,6 +5,7 @@ rule denoise:
     """Residual series and censoring mask."""
     input:
         scans="results/index/batches/{dataset}/{batch}.tsv",
+        atlas=PLAN.atlas,
         series=PLAN.parcellated,
         strategy=PLAN.strategy,
     output:

@@ -5,6 +5,7 @@ rule parcellate:
     """One pass over each image."""
     input:
         scans="results/index/batches/{dataset}/{batch}.tsv",
+        atlas=PLAN.atlas,
         runs=PLAN.preprocessed,
     output:
         "results/parcellate/{dataset}/{batch}.arrow",
