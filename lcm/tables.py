@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 Kind = Literal["text", "optional text", "number", "optional number", "count", "optional count"]
 
@@ -247,50 +249,43 @@ def read_arrow(path: Path) -> pa.Table:
 # ── tables of arrays: one row a scan, regions named in the schema's metadata ────────────────────
 
 
-def _array_schema(columns: dict[str, pa.DataType], regions: Sequence[str], atlas: str, **more: str) -> pa.Schema:
+def _array_schema(own: dict[str, pa.DataType], regions: Sequence[str], atlas: str, **more: str) -> pa.Schema:
+    """Schema of a table of arrays: what names and times a scan, then the table's own columns."""
     import pyarrow as pa
 
-    metadata = {"regions": json.dumps(list(regions)), "atlas": atlas, **more}
-    return pa.schema([pa.field(name, kind) for name, kind in columns.items()], metadata=metadata)
+    columns: dict[str, pa.DataType] = {
+        "dataset": pa.string(),
+        "participant_id": pa.string(),
+        "scan": pa.string(),
+        "outcome": pa.string(),
+        "tr_s": pa.float64(),
+        "num_volumes": pa.int32(),
+        "coverage": pa.list_(pa.float32()),
+    }
+    fields = [pa.field(name, kind) for name, kind in (columns | own).items()]
+    return pa.schema(fields, metadata={"regions": json.dumps(list(regions)), "atlas": atlas, **more})
 
 
 def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
     """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask."""
     import pyarrow as pa
 
-    columns = {
-        "dataset": pa.string(),
-        "participant_id": pa.string(),
-        "scan": pa.string(),
-        "outcome": pa.string(),
-        "tr_s": pa.float64(),
-        "num_volumes": pa.int32(),
-        "confounds": pa.string(),
-        "coverage": pa.list_(pa.float32()),
-        "series": pa.list_(pa.float64()),
-    }
-    return _array_schema(columns, regions, atlas)
+    own = {"confounds": pa.string(), "series": pa.list_(pa.float64())}
+    return _array_schema(own, regions, atlas)
 
 
 def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
-    """Denoised series: all volumes, with `kept` marking those that may enter a connectome."""
+    """Denoised series: all volumes, NaN where one was censored; `kept` marks those that may enter a connectome."""
     import pyarrow as pa
 
-    columns = {
-        "dataset": pa.string(),
-        "participant_id": pa.string(),
-        "scan": pa.string(),
-        "outcome": pa.string(),
-        "tr_s": pa.float64(),
-        "num_volumes": pa.int32(),
+    own = {
         "num_kept": pa.int32(),
         "mean_fd_mm": pa.float64(),
         "fd_mm": pa.list_(pa.float32()),
         "kept": pa.list_(pa.bool_()),
-        "coverage": pa.list_(pa.float32()),
         "series": pa.list_(pa.float32()),
     }
-    return _array_schema(columns, regions, atlas, strategy=strategy)
+    return _array_schema(own, regions, atlas, strategy=strategy)
 
 
 def connectome_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
@@ -298,19 +293,19 @@ def connectome_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.S
     import pyarrow as pa
 
     num_edges = len(regions) * (len(regions) - 1) // 2
-    columns = {
-        "dataset": pa.string(),
-        "participant_id": pa.string(),
-        "scan": pa.string(),
-        "outcome": pa.string(),
-        "tr_s": pa.float64(),
-        "num_volumes": pa.int32(),
-        "num_kept": pa.int32(),
-        "mean_fd_mm": pa.float64(),
-        "coverage": pa.list_(pa.float32()),
-        "fc": pa.list_(pa.float32(), num_edges),
-    }
-    return _array_schema(columns, regions, atlas, strategy=strategy)
+    own = {"num_kept": pa.int32(), "mean_fd_mm": pa.float64(), "fc": pa.list_(pa.float32(), num_edges)}
+    return _array_schema(own, regions, atlas, strategy=strategy)
+
+
+def square(edges_NE: NDArray[np.float32], num_regions: int) -> NDArray[np.float32]:
+    """Symmetric FC matrices (N, R, R), float32, unit diagonal, from upper triangles; NaN stays NaN."""
+    import numpy as np
+
+    upper = np.triu_indices(num_regions, k=1)
+    fc_NRR = np.ones((len(edges_NE), num_regions, num_regions), dtype=np.float32)
+    fc_NRR[:, upper[0], upper[1]] = edges_NE
+    fc_NRR[:, upper[1], upper[0]] = edges_NE
+    return fc_NRR
 
 
 def region_names(table: pa.Table) -> list[str]:

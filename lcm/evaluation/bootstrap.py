@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lcm.evaluation.metrics import MISSING, Answers
+from lcm.evaluation.answers import MISSING, Answers
 
 COVERAGE = 0.95
 

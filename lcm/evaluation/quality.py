@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lcm.tables import OK, RUNS, atlas_name, read_arrow, read_tsv, region_names
+from lcm.tables import OK, RUNS, atlas_name, read_arrow, read_tsv, region_names, square
 
 HEMISPHERES = (("_L", "_R"), ("-L", "-R"), (" L", " R"))
 """How atlases mark a region's two sides at the end of its name."""
@@ -92,7 +92,7 @@ def inspect(results: Path, dataset: str, batches: list[str], *, num_overlays: in
         strategy=(tables[0].schema.metadata.get(b"strategy") or b"n/a").decode(),
         regions=regions,
         scans=pd.concat(rows, ignore_index=True),
-        mean_fc_RR=_square(mean_E, len(regions)),
+        mean_fc_RR=square(mean_E[None], len(regions))[0],
         coverage_NR=np.stack(coverages) if coverages else np.empty((0, len(regions))),
         example=_example(results, dataset, batches, len(regions)),
         overlays=_overlays(results, dataset)[:num_overlays],
@@ -105,14 +105,6 @@ def _row_means(fc_NE: np.ndarray) -> np.ndarray:
     counts_N = defined_NE.sum(axis=1)
     sums_N = np.where(defined_NE, fc_NE, 0.0).sum(axis=1)
     return np.divide(sums_N, counts_N, out=np.full(len(fc_NE), np.nan), where=counts_N > 0)
-
-
-def _square(edges_E: np.ndarray, num_regions: int) -> np.ndarray:
-    fc_RR = np.eye(num_regions)
-    upper = np.triu_indices(num_regions, k=1)
-    fc_RR[upper] = edges_E
-    fc_RR.T[upper] = edges_E
-    return fc_RR
 
 
 def _example(results: Path, dataset: str, batches: list[str], num_regions: int) -> Example | None:

@@ -27,6 +27,7 @@ from lcm.tables import (
     read_arrow,
     read_tsv,
     region_names,
+    square,
 )
 
 if TYPE_CHECKING:
@@ -205,15 +206,6 @@ def _in_order_of(reference: _Names, part: _Batch, path: Path) -> _Batch:
     order = [theirs.index(name) for name in ours]
     matrices_NRR = square(part.edges_NE, len(order))[:, order][:, :, order]
     return part._replace(edges_NE=matrices_NRR[:, *np.triu_indices(len(order), k=1)])
-
-
-def square(edges_NE: np.ndarray, num_regions: int) -> np.ndarray:
-    """Symmetric FC matrices (N, R, R), float32, unit diagonal, from upper triangles; NaN stays NaN."""
-    upper = np.triu_indices(num_regions, k=1)
-    fc_NRR = np.ones((len(edges_NE), num_regions, num_regions), dtype=np.float32)
-    fc_NRR[:, upper[0], upper[1]] = edges_NE
-    fc_NRR[:, upper[1], upper[0]] = edges_NE
-    return fc_NRR
 
 
 def is_continuous(cohort: Cohort, name: str) -> bool:

@@ -11,7 +11,8 @@ import torch
 from lcm.config import Model, Training
 from lcm.models import architecture, check_size
 from lcm.models.large_connectome_model import Target
-from lcm.training.data import Cohort, labels_of, square
+from lcm.tables import square
+from lcm.training.data import Cohort, labels_of
 from lcm.training.loop import InMemory, State, seed_everything, train
 
 if TYPE_CHECKING:

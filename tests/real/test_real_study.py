@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from lcm.atlas import load_atlas
-from lcm.tables import BEI, OUTCOMES, SCORES, read_arrow, read_tsv, region_names
+from lcm.tables import BEI, OUTCOMES, SCORES, read_arrow, read_tsv, region_names, square
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import SmallStudy
 
@@ -36,9 +36,7 @@ def _connectomes(real: Path, dataset: str) -> dict[str, dict[str, np.ndarray]]:
         num_regions = len(region_names(table))
         assert region_names(table) == list(load_atlas("AAL").names)
         for row in table.to_pylist():
-            matrix = np.eye(num_regions)
-            rows, columns = np.triu_indices(num_regions, k=1)
-            matrix[rows, columns] = matrix[columns, rows] = row["fc"]
+            matrix = square(np.array([row["fc"]]), num_regions)[0]
             found[row["scan"]] = {"fc": matrix, "coverage": np.array(row["coverage"])}
     return found
 
@@ -53,6 +51,8 @@ def test_raw_images_become_connectomes_with_brain_structure(real: Path, scan: st
     found = _connectomes(real, "BIDS")[scan]
     fc, coverage = found["fc"], found["coverage"]
     assert fc.shape == (116, 116)
+    np.testing.assert_array_equal(fc, fc.T)
+    assert (fc.diagonal() == 1).all()
     uncovered = coverage < 0.5
     assert uncovered.sum() in num_uncovered
     off_diagonal = ~np.eye(116, dtype=bool)

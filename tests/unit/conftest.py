@@ -55,7 +55,7 @@ def write_connectomes(path: Path, scans: list[str], edges_NE: np.ndarray, region
         "coverage": [[1.0] * len(regions)] * len(scans),
         "fc": list(edges_NE.astype(np.float32)),
     }
-    write_arrow(pa.table([pa.array(v, f.type) for v, f in zip(columns.values(), schema, strict=True)], schema), path)
+    write_arrow(pa.Table.from_pydict(columns, schema=schema), path)
 
 
 def _people(generator: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray]:

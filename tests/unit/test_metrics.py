@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
 
+from lcm.evaluation.answers import Answers
 from lcm.evaluation.bootstrap import draw, intervals, resampled
-from lcm.evaluation.metrics import CLASSIFICATION, REGRESSION, Answers, answers_of, score
+from lcm.evaluation.metrics import CLASSIFICATION, REGRESSION, answers_of, score
 
 
 def answers(truth, scores, levels=("control", "autism"), fold=None, person=None) -> Answers:

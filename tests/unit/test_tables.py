@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from lcm.tables import FOLDS, OUTCOMES, RUNS, read_tsv, write_atomically, write_tsv
+from lcm.tables import FOLDS, OUTCOMES, RUNS, read_tsv, square, write_atomically, write_tsv
 
 
 def _runs() -> pd.DataFrame:
@@ -49,6 +50,11 @@ def test_a_fold_table_that_leaks_is_refused_by_reader_and_writer(tmp_path: Path,
     folds.to_csv(tmp_path / "folds.tsv", sep="\t", index=False)
     with pytest.raises(ValueError, match=message):
         read_tsv(tmp_path / "folds.tsv", FOLDS)
+
+
+def test_an_upper_triangle_becomes_a_symmetric_matrix_with_unit_diagonal():
+    matrices = square(np.array([[0.1, 0.2, np.nan]]), 3)
+    np.testing.assert_allclose(matrices[0], [[1, 0.1, 0.2], [0.1, 1, np.nan], [0.2, np.nan, 1]], rtol=1e-6)
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path):

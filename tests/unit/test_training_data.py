@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, write_arrow, write_tsv
-from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, square, tables_of
+from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, square, write_arrow, write_tsv
+from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, tables_of
 
 
 def cohort_of(study, *roles, fold=0, cohorts=()):
