@@ -23,7 +23,7 @@ study: .venv/ok ## your own study: make study CONFIG=my.yaml STUDY=folder-for-re
 	@$(RUN) cd $(STUDY) && python -m lcm report --verdict --output results/report
 
 test: .venv/ok ## every test
-	@$(RUN) python -m pytest -n $(CORES) --dist worksteal
+	@$(RUN) python -m pytest -n $(CORES) --dist loadfile
 
 check: .venv/ok ## format, lint, types, import laws, generated files
 	@$(RUN) ruff format --check --quiet lcm tests docs benchmarks

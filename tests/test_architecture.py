@@ -161,6 +161,20 @@ def test_the_readme_names_every_direct_dependency():
         assert f"`{re.split(r'[<>=]', requirement)[0]}`" in readme, requirement
 
 
+def test_the_commands_of_the_readme_exist():
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^ +|`)make (\w+)", readme, re.MULTILINE))
+    assert {"demo", "test", "study"} <= named <= targets
+    for stage in set(re.findall(r"python -m lcm (\w+)", readme)):
+        command = [sys.executable, "-m", "lcm", stage, "--help"]
+        run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert run.returncode == 0
+        assert f"usage: lcm {stage}" in run.stdout
+    for path in re.findall(r"`((?:lcm|docs|config|envs|profiles|workflow)/[\w./-]*\w)`", readme):
+        assert (REPOSITORY / path).exists(), path
+
+
 def test_no_file_holds_a_path_of_one_machine():
     files = subprocess.run(
         ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True

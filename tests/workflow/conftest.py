@@ -17,6 +17,8 @@ import pytest
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
+# Every request goes to a port where nobody listens: what tried to download or to call home would fail.
+OFFLINE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9")
 
 
 def write_image(path: Path, *, num_volumes: int = 0, tr_s: float | None = None) -> None:
@@ -37,7 +39,7 @@ class SmallStudy:
 
     def lcm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a stage through the door, in the study's folder."""
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        environment = os.environ | OFFLINE | {"PYTHONPATH": str(REPOSITORY)}
         command = [sys.executable, "-m", "lcm", *arguments]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -52,7 +54,7 @@ class SmallStudy:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2"]
         command += ["--configfile", "study.yaml", "--nocolor", *arguments]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path}
+        environment = os.environ | OFFLINE | {"PATH": path}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
     def planned(self) -> dict[str, int]:

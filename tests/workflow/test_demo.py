@@ -16,7 +16,7 @@ import yaml
 
 from lcm.tables import BEI, FOLDS, OUTCOMES, SCORES, read_tsv, write_tsv
 
-from .conftest import REPOSITORY, SmallStudy
+from .conftest import OFFLINE, REPOSITORY, SmallStudy
 
 CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 
@@ -24,7 +24,8 @@ CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")
 def _snakemake(folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2"]
     command += ["--workflow-profile", str(REPOSITORY / "profiles/default"), "--directory", str(folder), "--nocolor"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | OFFLINE | {"PATH": path}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
