@@ -240,16 +240,16 @@ class Decoder:
 
 
 def _count_refused(refused: Mapping[tuple[str, str], int], where: str, flow: Flow) -> None:
-    """Write refused cells to the flow, the commonest codes by name and the rest in one row; warn once for each row.
+    """Write refused cells to the flow, a row a code, commonest first; warn once for each row.
 
-    A column with very many unknown codes is likely the wrong one (names, dates), so its cells are not all printed; an
-    implausible number is never printed.
+    A column with very many unknown codes is likely the wrong one (names, dates): then none of its cells is printed. An
+    implausible number never is.
     """
     rows: dict[tuple[str, str], int] = {}
-    named: Counter[str] = Counter()
+    num_codes = Counter(step for step, _ in refused)
     for (step, code), count in sorted(refused.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
-        named[step] += 1
-        shown = " ".join(code.split())[:_LONGEST_CODE] if named[step] <= _MOST_CODES_SHOWN else "(further codes)"
+        few = num_codes[step] <= _MOST_CODES_SHOWN
+        shown = " ".join(code.split())[:_LONGEST_CODE] if few else f"(more than {_MOST_CODES_SHOWN} different codes)"
         reason = where if step == "implausible value" else f"{where} = {shown}"
         rows[step, reason] = rows.get((step, reason), 0) + count
     for (step, reason), count in rows.items():
