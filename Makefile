@@ -2,13 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 PYTHON ?= python3
-CORES ?= $(shell nproc)
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 CONFIG ?= config.yaml
 STUDY ?= .
 RUN := export PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)";
 SNAKEMAKE := $(RUN) snakemake --snakefile $(CURDIR)/Snakefile --workflow-profile $(CURDIR)/profiles/default --cores $(CORES)
 
-.PHONY: help demo study real test check bench docs lock
+.PHONY: help demo study test check bench docs lock
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

@@ -84,3 +84,18 @@ def test_a_new_participant_enters_without_touching_the_other_batches(derivative_
     assert sum(before[name] != after[name] for name in before) == 1
     scans = (study.folder / "results/index/scans.tsv").read_text()
     assert "sub-p12" in scans
+
+
+def test_a_study_without_tasks_ends_in_connectomes_and_a_quality_report(derivative_study: SmallStudy):
+    derivative_study.config |= {"tasks": {}, "models": {}}
+    _finish(derivative_study)
+    page = (derivative_study.folder / "results/report/index.html").read_text(encoding="utf-8")
+    assert "Mean connectome" in page
+    assert not (derivative_study.folder / "results/finetune").exists()
+
+
+def test_a_task_without_a_labelled_person_is_reported_as_not_run(derivative_study: SmallStudy):
+    derivative_study.config["tasks"] = {"autism": {"target": "autism", "levels": ["control", "autism"]}}
+    _finish(derivative_study)
+    page = (derivative_study.folder / "results/report/index.html").read_text(encoding="utf-8")
+    assert "autism was not run for" in page
