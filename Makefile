@@ -44,7 +44,8 @@ lock: ## pin what pyproject.toml asks for, in a fresh environment
 	@rm -rf .lockenv && $(PYTHON) -m venv .lockenv
 	@$(PYTHON) -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["dev"], sep="\n")' > .lockenv/asked.txt
 	@.lockenv/bin/pip install --quiet -r .lockenv/asked.txt
-	@.lockenv/bin/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | grep -viE '^(nvidia|cuda|triton)' > envs/requirements.lock
+	@(sed -n '/^#/p' envs/requirements.lock; .lockenv/bin/pip freeze --exclude-editable | sed -E 's/\+[a-z0-9.]+$$//' | grep -viE '^(nvidia|cuda|triton)') > envs/new.lock
+	@mv envs/new.lock envs/requirements.lock
 	@rm -rf .lockenv
 
 .venv/ok: envs/requirements.lock
