@@ -179,7 +179,7 @@ def test_no_file_holds_a_path_of_one_machine():
     files = subprocess.run(
         ["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.split()
-    pattern = re.compile(r"""["'\s(=](/home/|/root/|/work/|/Users/)|cuda:\d""")
+    pattern = re.compile(r"""["'\s(=](/home/|/root/|/mnt/|/Users/)|cuda:\d""")
     for name in files:
         path = REPOSITORY / name
         if path.suffix in {".py", ".smk", ".yaml", ".toml", ".md"} and path != Path(__file__):
