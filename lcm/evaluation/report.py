@@ -66,11 +66,11 @@ def main(options: argparse.Namespace) -> int | None:
 
 
 def verdict(output: Path) -> int:
-    """Say where the page is and how many scans had which outcome; 1 when any failed."""
+    """Say how many scans had which outcome and, last, where the page is; 1 when any failed."""
     counts = read_tsv(output / "outcomes.tsv", OUTCOMES)
     kinds = counts.groupby(counts["outcome"].str.split(":").str[0])["count"].sum()
     said = ", ".join(f"{int(kinds[kind])} {kind}" for kind in ("ok", "excluded", "failed") if kind in kinds)
-    sys.stdout.write(f"{output / 'index.html'}\n{int(kinds.sum())} scans: {said}\n")
+    sys.stdout.write(f"{int(kinds.sum())} scans: {said}\n{output / 'index.html'}\n")
     return int(kinds.get("failed", 0) > 0)
 
 

@@ -183,7 +183,7 @@ def test_torch_is_never_imported(results):
 def test_the_verdict_names_the_page_and_fails_when_a_scan_failed(reported, capsys):
     assert report(reported, verdict=True) == 1
     said = capsys.readouterr().out
-    assert said == f"{reported / 'report' / 'index.html'}\n44 scans: 42 ok, 1 excluded, 1 failed\n"
+    assert said == f"44 scans: 42 ok, 1 excluded, 1 failed\n{reported / 'report' / 'index.html'}\n"
 
 
 def test_the_verdict_passes_without_a_failure(reported, tmp_path, capsys):

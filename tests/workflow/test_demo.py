@@ -59,7 +59,7 @@ def test_every_scan_has_one_outcome_and_the_short_run_is_excluded(demo: Path):
     study = SmallStudy(demo.parent)
     verdict = study.lcm("report", "--verdict", "--output", "results/report")
     assert verdict.returncode == 0
-    assert verdict.stdout.startswith("results/report/index.html\n")
+    assert verdict.stdout.endswith("\nresults/report/index.html\n")
 
 
 @pytest.mark.parametrize("model", ["ridge", "lcm-scratch", "lcm"])
