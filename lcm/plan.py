@@ -112,6 +112,10 @@ class Plan:
         path = Path(self._indexed())
         return _rows(str(path), path.stat().st_mtime_ns)
 
+    def _grouped(self, column: str) -> dict[tuple[str, str], list[dict[str, str]]]:
+        path = Path(self._indexed())
+        return _groups(str(path), path.stat().st_mtime_ns, column)
+
     def raw_images(self, wildcards: Wildcards) -> list[str]:
         """BOLD and T1w files of a participant's usable runs."""
         rows = self._usable(wildcards)
@@ -122,13 +126,12 @@ class Plan:
         return " ".join(f"{row['scan']}={row['tr_s']}" for row in self._usable(wildcards))
 
     def _usable(self, wildcards: Wildcards) -> list[dict[str, str]]:
-        of = (wildcards.dataset, wildcards.participant)
-        return [r for r in self.scans() if (r["dataset"], r["participant_id"]) == of and r["outcome"] == "ok"]
+        rows = self._grouped("participant_id").get((wildcards.dataset, wildcards.participant), [])
+        return [row for row in rows if row["outcome"] == "ok"]
 
     def preprocessed(self, wildcards: Wildcards) -> list[str]:
         """Tables of the batch's participants from preprocess; none where images came in preprocessed."""
-        of = (wildcards.dataset, wildcards.batch)
-        rows = [r for r in self.scans() if (r["dataset"], r["batch"]) == of]
+        rows = self._grouped("batch").get((wildcards.dataset, wildcards.batch), [])
         people = sorted({r["participant_id"] for r in rows if r["input"] == "bids" and r["outcome"] == "ok"})
         return [f"results/preprocess/{wildcards.dataset}/{person}_runs.tsv" for person in people]
 
@@ -189,3 +192,12 @@ def listing(paths: Sequence[str]) -> str:
 def _rows(path: str, modified_ns: int) -> list[dict[str, str]]:  # noqa: ARG001 - the time is part of the cache's key
     with Path(path).open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))
+
+
+@functools.cache
+def _groups(path: str, modified_ns: int, column: str) -> dict[tuple[str, str], list[dict[str, str]]]:
+    """Rows by dataset and a column, made once: a search for each of many thousand jobs would be quadratic."""
+    found: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for row in _rows(path, modified_ns):
+        found.setdefault((row["dataset"], row[column]), []).append(row)
+    return found

@@ -69,6 +69,21 @@ def test_each_defect_is_the_outcome_of_its_run_alone(tmp_path):
     assert outcomes == expected
 
 
+def test_a_sound_image_is_judged_by_its_trailer_and_never_inflated(tmp_path, monkeypatch):
+    def inflated(path: Path) -> int:
+        raise AssertionError(f"{path} was inflated")
+
+    monkeypatch.setattr("lcm.imaging.header._count_inflated", inflated)
+    assert read_header(_bold(tmp_path / "sub-1/func/sub-1_task-rest_bold.nii.gz")).num_volumes == 30
+
+
+def test_an_image_that_lacks_its_last_voxel_is_truncated(tmp_path):
+    path = _bold(tmp_path / "sub-1/func/sub-1_task-rest_bold.nii.gz")
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())[:-2]))
+    with pytest.raises(ImageError, match="truncated"):
+        read_header(path)
+
+
 def test_a_gzip_of_several_members_is_whole(tmp_path):
     path = _bold(tmp_path / "sub-1/func/sub-1_task-rest_bold.nii.gz")
     raw = gzip.decompress(path.read_bytes())
