@@ -6,7 +6,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 _CHUNK = 1 << 20
 
@@ -40,16 +40,16 @@ def read_header(path: Path) -> Header:
     if not path.is_file():
         raise ImageError("the image is missing, or a link whose content was not fetched")
     try:
-        image: Any = nib.load(path)
+        image = nib.load(path)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
         raise ImageError(f"unreadable image ({type(error).__name__})") from None
     if not isinstance(image, nib.Nifti1Image):
         raise ImageError(f"not a volumetric NIfTI but {type(image).__name__}")
     if image.ndim != 4 or min(image.shape) < 1:
         raise ImageError(f"image has shape {'×'.join(map(str, image.shape))}; a run needs four dimensions")
-    header = image.header
+    header, proxy = image.header, cast("nib.arrayproxy.ArrayProxy", image.dataobj)
     # Not the header's vox_offset, which nibabel sets to 0 when it loads a file.
-    expected = int(image.dataobj.offset) + header.get_data_dtype().itemsize * _product(image.shape)
+    expected = int(proxy.offset) + header.get_data_dtype().itemsize * _product(image.shape)
     if _inflated_size(path, expected) < expected:
         raise ImageError("truncated image: the file ends before its last voxel")
     return Header(shape=tuple(int(n) for n in image.shape), tr_s=_header_tr_s(header))
