@@ -13,6 +13,7 @@ STAGE_ROOMS: dict[str, str] = {
     "parcellate": "lcm.imaging",
     "denoise": "lcm.imaging",
     "correlate": "lcm.imaging",
+    "export": "lcm.imaging",
     "harmonize": "lcm.cohort",
     "split": "lcm.cohort",
     "pretrain": "lcm.training",
@@ -39,14 +40,15 @@ class Dataset(Settings):
     """One folder of scans and the cohort whose phenotype tables describe its people."""
 
     path: str = Field(description="folder of the dataset, relative to the working directory")
-    input: Literal["bids", "derivatives", "series"] = Field(
-        description="bids: raw images; derivatives: fMRIPrep output; series: ready region series"
+    input: Literal["bids", "derivatives", "hcp", "ukb", "series"] = Field(
+        description="bids: raw images; derivatives: fMRIPrep output; hcp: minimal-preprocessing folders; "
+        "ukb: UK Biobank folders; series: ready region series"
     )
     cohort: str = Field(description="file in lcm/cohort/sources/ that reads this cohort's own tables")
     phenotypes: str | None = Field(default=None, description="folder of the cohort's tables; null: BEIs stay missing")
     pattern: str | None = Field(default=None, description="series only: glob of the files inside path")
     tr_s: float | None = Field(
-        default=None, gt=0, le=20, description="series only: repetition time, which these files do not carry"
+        default=None, gt=0, le=20, description="series only: repetition time of files without a JSON sidecar"
     )
     denoised: bool = Field(default=False, description="series only: confounds are already regressed out")
 
@@ -106,38 +108,76 @@ class Index(Settings):
     batch_size: int = Field(default=50, ge=1, le=5000, description="most participants a batch job takes on average")
 
 
-class Preprocess(Settings):
-    """Raw BOLD to MNI with nipype and antspyx, confounds under fMRIPrep's names."""
+class Fmriprep(Settings):
+    """The official fMRIPrep container, run through Apptainer."""
 
-    template: Literal["nilearn", "MNI152NLin2009cAsym", "MNI152NLin6Asym"] = Field(
-        default="nilearn",
-        description="nilearn: MNI152NLin2009aSym shipped inside nilearn; others: from TEMPLATEFLOW_HOME, never downloaded",
+    image: str = Field(
+        pattern=r"@sha256:[0-9a-f]{64}$", description="docker://… image pinned by digest, as `…@sha256:<64 hex digits>`"
     )
+    licence: str = Field(description="FreeSurfer licence file, which fMRIPrep asks for even without surfaces")
+    scratch: str | None = Field(
+        default=None, description="folder for work files, node-local; null: TMPDIR; emptied after verified outputs"
+    )
+    arguments: tuple[str, ...] = Field(
+        default=(), description="further fMRIPrep flags, e.g. [--use-syn-sdc]; ours come last and win"
+    )
+
+
+class Preprocess(Settings):
+    """Raw BOLD to MNI with nipype and antspyx or in fMRIPrep's container, confounds under fMRIPrep's names."""
+
+    backend: Literal["builtin", "fmriprep"] = Field(
+        default="builtin", description="builtin: nipype and antspyx, from wheels; fmriprep: the official container"
+    )
+    template: Literal["auto", "nilearn", "MNI152NLin2009cAsym", "MNI152NLin6Asym"] = Field(
+        default="auto",
+        description="auto: MNI152NLin2009cAsym where TEMPLATEFLOW_HOME holds it, else nilearn; nilearn: the "
+        "MNI152NLin2009aSym inside that package; others: from TEMPLATEFLOW_HOME, an error where missing",
+    )
+    download_templates: bool = Field(
+        default=False, description="let TemplateFlow fetch what TEMPLATEFLOW_HOME lacks; false: nothing is downloaded"
+    )
+    slice_timing: bool = Field(default=True, description="correct slice timing of runs whose JSON has SliceTiming")
     resolution_mm: float = Field(default=3.0, ge=1, le=6, description="voxel size of the BOLD written in MNI space")
     registration_mm: float = Field(default=2.0, ge=1, le=6, description="grid on which T1w and template are matched")
     normalization: Literal["SyN", "Affine"] = Field(default="SyN", description="T1w (or mean BOLD) to template")
     min_volumes: int = Field(default=20, ge=5, le=1000, description="a shorter run is excluded")
     seed: int = Field(default=1, ge=1, description="ANTs' random sampling of the similarity metric")
+    fmriprep: Fmriprep | None = Field(default=None, description="what the fmriprep backend needs; null: not used")
+
+    @model_validator(mode="after")
+    def _the_container_is_described(self) -> Preprocess:
+        if self.backend == "fmriprep" and self.fmriprep is None:
+            raise ValueError("backend fmriprep needs the block `fmriprep`: image and licence at least")
+        return self
 
 
 class Parcellate(Settings):
     """Mean series of every atlas region, in one pass over the file."""
 
-    atlas: str = Field(default="AAL", description="folder of lcm/atlases, or a path to a BIDS-atlas folder")
+    atlas: str = Field(
+        default="AAL",
+        description="folder of lcm/atlases, a path to a BIDS-atlas folder, or a NIfTI with a label table beside it",
+    )
     min_coverage: float = Field(
         default=0.5, ge=0, le=1, description="a region with a smaller share of its voxels in the brain mask is NaN"
     )
 
 
 class Denoise(Settings):
-    """Confound regression, filtering and censoring of region series."""
+    """Filtering and censoring of region series; a strategy's own `settings` come before these."""
 
-    strategy: str = Field(default="9P", description="file in lcm/imaging/confounds, or a path to a YAML of that form")
     low_hz: float | None = Field(default=0.01, ge=0, lt=1, description="high-pass edge; null: none")
     high_hz: float | None = Field(default=0.08, gt=0, lt=2, description="low-pass edge; null: none")
     filter_order: int = Field(default=2, ge=1, le=8, description="Butterworth order, forward and backward")
     detrend: bool = Field(default=True, description="remove a linear trend before filtering")
     fd_mm: float | None = Field(default=0.5, gt=0, description="censor volumes that moved more (Power FD); null: none")
+    std_dvars: float | None = Field(
+        default=None, gt=0, description="censor volumes with a larger standardised DVARS; null: none"
+    )
+    min_segment_volumes: int = Field(
+        default=1, ge=1, description="censor what is left between censored volumes when it is shorter than this"
+    )
     min_minutes: float = Field(default=2.0, ge=0, description="a run with less kept data is excluded")
 
     @model_validator(mode="after")
@@ -150,9 +190,38 @@ class Denoise(Settings):
 
 
 class Correlate(Settings):
-    """Pearson correlation of every pair of regions, sample estimator."""
+    """Functional connectivity of every pair of regions, whole-run or in windows."""
 
-    min_volumes: int = Field(default=30, ge=3, description="a run with fewer kept volumes is excluded")
+    kind: Literal["correlation", "partial correlation", "covariance", "tangent"] = Field(
+        default="correlation", description="sample Pearson correlation, or another kind of nilearn's ConnectivityMeasure"
+    )
+    reference: str | None = Field(
+        default=None, description="tangent only: TSV of the mean covariance, fitted on training people (see the guide)"
+    )
+    fisher_z: bool = Field(default=False, description="store atanh(r) instead of r")
+    window_volumes: int | None = Field(
+        default=None, ge=10, description="volumes of a window, one connectome each; null: one of the whole run"
+    )
+    window_tail: Literal["keep", "drop", "zero-pad"] = Field(
+        default="keep",
+        description="the short window at the end (or a short run): keep it as it is, drop it, or pad it with zeros as the "
+        "LCM authors' loader does",
+    )
+    min_volumes: int = Field(default=30, ge=3, description="a run or window with fewer kept volumes is excluded")
+
+    @model_validator(mode="after")
+    def _reference_belongs_to_tangent(self) -> Correlate:
+        if (self.kind == "tangent") != (self.reference is not None):
+            raise ValueError("kind tangent needs `reference`, and no other kind takes one")
+        if self.fisher_z and "correlation" not in self.kind:
+            raise ValueError(f"fisher_z is for correlations, not for kind {self.kind}")
+        return self
+
+
+class Export(Settings):
+    """Series and connectomes as a BIDS derivative dataset."""
+
+    datasets: tuple[str, ...] = Field(default=(), description="datasets exported; empty: all")
 
 
 class Harmonize(Settings):
@@ -232,6 +301,11 @@ class Study(Settings):
     """The whole of config.yaml."""
 
     datasets: dict[Name, Dataset]
+    strategies: tuple[str, ...] = Field(
+        min_length=1,
+        description="confound strategies, names of lcm/imaging/confounds or paths of YAML files; models learn from the "
+        "first, the report compares all",
+    )
     tasks: dict[Name, Task]
     models: dict[Name, Model]
     simulate: Simulate | None = Field(default=None, description="null: the datasets are real and nothing is simulated")
@@ -240,6 +314,7 @@ class Study(Settings):
     parcellate: Parcellate
     denoise: Denoise
     correlate: Correlate
+    export: Export | None = Field(default=None, description="null: nothing is exported")
     harmonize: Harmonize
     split: Split
     pretrain: Pretrain
@@ -264,6 +339,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "parcellate": Parcellate,
     "denoise": Denoise,
     "correlate": Correlate,
+    "export": Export,
     "harmonize": Harmonize,
     "split": Split,
     "pretrain": Pretrain,

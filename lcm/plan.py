@@ -19,6 +19,8 @@ from lcm.imaging.strategy import read_strategy, strategy_path
 from lcm.models import MODELS
 
 _PACKAGE = Path(__file__).parent
+PREPARED = ("bids", "hcp", "ukb")
+"""Inputs that `preprocess` makes something of: raw images, and processed ones without confounds under fMRIPrep's names."""
 
 
 class Wildcards(Protocol):
@@ -26,6 +28,7 @@ class Wildcards(Protocol):
 
     dataset: str
     batch: str
+    strategy: str
     participant: str
     model: str
     task: str
@@ -44,8 +47,10 @@ class Plan:
         self._indexed = indexed
         real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
         self.listing = listing(real) if walk else ""
+        self.strategies = self._strategies()
+        self.primary = next(iter(self.strategies))
+        self.connectome_folder = f"results/correlate/{self.primary}"
         self._check_names()
-        self.strategy = str(strategy_path(self.study.denoise.strategy))
         self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
         names = sorted({d.cohort for d in self.study.datasets.values()})
@@ -53,9 +58,16 @@ class Plan:
         self.vocabulary = str(_PACKAGE / "cohort" / "vocabulary.yaml")
         self.page = [str(_PACKAGE / "evaluation" / f"page.{part}") for part in ("html.j2", "css", "js")]
 
+    def _strategies(self) -> dict[str, str]:
+        """Name of each confound strategy, under which its results lie, and its file; raises ValueError for a wrong one."""
+        paths = [strategy_path(asked) for asked in self.study.strategies]
+        found = {read_strategy(path).name: str(path) for path in paths}
+        if len(found) < len(paths):
+            raise ValueError(f"strategies: two of {', '.join(self.study.strategies)} have one name")
+        return found
+
     def _check_names(self) -> None:
         """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
-        read_strategy(strategy_path(self.study.denoise.strategy))
         load_atlas(self.study.parcellate.atlas)
         for name, dataset in self.study.datasets.items():
             read_source(dataset.cohort)
@@ -130,9 +142,9 @@ class Plan:
         return [row for row in rows if row["outcome"] == "ok"]
 
     def preprocessed(self, wildcards: Wildcards) -> list[str]:
-        """Tables of the batch's participants from preprocess; none where images came in preprocessed."""
+        """Tables of the batch's participants from preprocess; none where images came with mask and confounds."""
         rows = self._grouped("batch").get((wildcards.dataset, wildcards.batch), [])
-        people = sorted({r["participant_id"] for r in rows if r["input"] == "bids" and r["outcome"] == "ok"})
+        people = sorted({r["participant_id"] for r in rows if r["input"] in PREPARED and r["outcome"] == "ok"})
         return [f"results/preprocess/{wildcards.dataset}/{person}_runs.tsv" for person in people]
 
     def parcellated(self, wildcards: Wildcards) -> str | list[str]:
@@ -140,15 +152,31 @@ class Plan:
         ready = self.study.datasets[wildcards.dataset].input == "series"
         return [] if ready else f"results/parcellate/{wildcards.dataset}/{wildcards.batch}.arrow"
 
+    def strategy(self, wildcards: Wildcards) -> str:
+        """File of the confound strategy."""
+        return self.strategies[wildcards.strategy]
+
     def denoised(self, wildcards: Wildcards) -> str | list[str]:
         """The batch's denoised series; none for series that another pipeline has denoised."""
         elsewhere = self.study.datasets[wildcards.dataset].denoised
-        return [] if elsewhere else f"results/denoise/{wildcards.dataset}/{wildcards.batch}.arrow"
+        return [] if elsewhere else f"results/denoise/{wildcards.strategy}/{wildcards.dataset}/{wildcards.batch}.arrow"
 
     def connectomes(self, _: Wildcards) -> list[str]:
-        """Every batch of connectomes; a job finds them through the index, so their names never meet a shell."""
-        batches = sorted({(row["dataset"], row["batch"]) for row in self.scans()})
-        return [f"results/correlate/{dataset}/{batch}.arrow" for dataset, batch in batches]
+        """Every batch's connectomes by the first strategy; a job finds them through the index, no name meets a shell."""
+        return [f"{self.connectome_folder}/{dataset}/{batch}.arrow" for dataset, batch in self._batches()]
+
+    def all_connectomes(self, wildcards: Wildcards) -> list[str]:
+        """The same by every strategy; what was denoised elsewhere has its one connectome under the first."""
+        others = [
+            f"results/correlate/{strategy}/{dataset}/{batch}.arrow"
+            for strategy in self.strategies
+            for dataset, batch in self._batches()
+            if strategy != self.primary and not self.study.datasets[dataset].denoised
+        ]
+        return [*self.connectomes(wildcards), *others]
+
+    def _batches(self) -> list[tuple[str, str]]:
+        return sorted({(row["dataset"], row["batch"]) for row in self.scans()})
 
     def phenotypes(self, _: Wildcards) -> list[str]:
         """Every phenotype file; asked for after the index, because simulated ones do not exist before."""

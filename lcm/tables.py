@@ -117,8 +117,11 @@ RUNS = Table(
         "tr_s": "optional number",
         "num_volumes": "optional count",
         "template": "optional text",
+        "slice_timing": "optional text",
+        "num_non_steady": "optional count",
         "mean_fd_mm": "optional number",
         "dice_template": "optional number",
+        "dice_t1w": "optional number",
         "outcome": "text",
     },
     key=SCAN_KEY,
@@ -280,6 +283,7 @@ def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Sch
 
     own = {
         "num_kept": pa.int32(),
+        "residual_dof": pa.float64(),
         "mean_fd_mm": pa.float64(),
         "fd_mm": pa.list_(pa.float32()),
         "kept": pa.list_(pa.bool_()),
@@ -288,13 +292,25 @@ def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Sch
     return _array_schema(own, regions, atlas, strategy=strategy)
 
 
-def connectome_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
-    """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered."""
+def connectome_schema(
+    regions: Sequence[str], atlas: str, strategy: str, *, kind: str = "correlation", fisher_z: bool = False
+) -> pa.Schema:
+    """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered.
+
+    A scan has a row a window: `window` counts from 0 and `window_start` is its first volume; a whole run is window 0.
+    """
     import pyarrow as pa
 
     num_edges = len(regions) * (len(regions) - 1) // 2
-    own = {"num_kept": pa.int32(), "mean_fd_mm": pa.float64(), "fc": pa.list_(pa.float32(), num_edges)}
-    return _array_schema(own, regions, atlas, strategy=strategy)
+    own = {
+        "num_kept": pa.int32(),
+        "residual_dof": pa.float64(),
+        "mean_fd_mm": pa.float64(),
+        "window": pa.int32(),
+        "window_start": pa.int32(),
+        "fc": pa.list_(pa.float32(), num_edges),
+    }
+    return _array_schema(own, regions, atlas, strategy=strategy, kind=kind, fisher_z=json.dumps(fisher_z))
 
 
 def square(edges_NE: NDArray[np.float32], num_regions: int) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Correlate: Pearson correlation of every pair of regions, by the sample estimator, over the kept volumes."""
+"""Correlate: connectivity of every pair of regions, Pearson by default, over the kept volumes of a run or its windows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
+from lcm.imaging.connectivity import TooShort, connectivity, read_reference, tangent_reference, write_reference
 from lcm.imaging.series import SeriesError, covered, read_series
 from lcm.tables import (
     OK,
@@ -28,52 +29,84 @@ from lcm.tables import (
 
 # T time, R regions, E edges of the upper triangle
 
-_COPIED = ("dataset", "participant_id", "scan", "outcome", "tr_s", "num_volumes", "num_kept", "mean_fd_mm", "coverage")
+_COPIED = (
+    *("dataset", "participant_id", "scan", "outcome", "tr_s", "num_volumes", "coverage"),
+    *("num_kept", "residual_dof", "mean_fd_mm"),
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The stage's own flags."""
-    parser.add_argument("--scans", type=Path, required=True, help="the batch's table, from results/index/batches")
+    parser.add_argument("--scans", type=Path, help="the batch's table, from results/index/batches")
     parser.add_argument(
-        "--series", type=Path, nargs="?", help="the batch's series from denoise; absent: denoised elsewhere"
+        "--series", type=Path, nargs="*", help="the batch's series from denoise; absent: denoised elsewhere"
     )
-    parser.add_argument("--atlas", required=True, help="atlas of ready series, as in parcellate.atlas")
-    parser.add_argument("--output", type=Path, required=True, help="Arrow table of connectomes, one row a scan")
+    parser.add_argument("--atlas", default="AAL", help="atlas of ready series, as in parcellate.atlas")
+    parser.add_argument(
+        "--people",
+        type=Path,
+        help="file of participant_ids: write the reference of kind tangent from their runs in --series instead. It is "
+        "fitted, so list training people only",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="Arrow table of connectomes, a row a scan and window"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
-    """Write one row a scan of the batch, whatever became of it."""
+    """Write the rows of every scan of the batch, whatever became of it; with --people, the tangent reference instead."""
     import pyarrow as pa
 
+    if options.people:
+        _write_reference(options)
+        return
+    settings: Correlate = options.settings
     if options.series:
-        table = read_arrow(options.series)
+        table = read_arrow(options.series[0])
         regions, atlas, rows = region_names(table), atlas_name(table), _denoised(table)
         strategy = table.schema.metadata[b"strategy"].decode()
     else:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
         strategy = "denoised elsewhere"
-    done = [_row(row, len(regions), options.settings) for row in rows]
-    write_arrow(pa.Table.from_pylist(done, schema=connectome_schema(regions, atlas, strategy)), options.output)
+    reference_RR = read_reference(Path(settings.reference), regions) if settings.reference else None
+    done = [found for row in rows for found in _rows(row, len(regions), settings, reference_RR)]
+    schema = connectome_schema(regions, atlas, strategy, kind=settings.kind, fisher_z=settings.fisher_z)
+    write_arrow(pa.Table.from_pylist(done, schema=schema), options.output)
 
 
 def methods(settings: Correlate) -> str:
     """One sentence for a paper's methods section."""
+    kind = {"correlation": "the Pearson correlation"}.get(settings.kind, f"the {settings.kind}")
+    z = "as Fisher z" if settings.fisher_z else "no Fisher z"
+    span = f"in windows of {settings.window_volumes} volumes" if settings.window_volumes else "over the kept volumes"
     return (
-        "Functional connectivity is the Pearson correlation (sample estimator, no shrinkage, no Fisher z) of every pair of "
-        f"regions over the kept volumes; runs with fewer than {settings.min_volumes} were excluded."
+        f"Functional connectivity is {kind} (sample estimator, no shrinkage, {z}) of every pair of regions {span}; "
+        f"runs{' or windows' if settings.window_volumes else ''} with fewer than {settings.min_volumes} were excluded."
     )
 
 
-def correlation(series_TR: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Sample Pearson correlation E of every pair of columns, upper triangle; NaN where a column holds NaN."""
-    present_R = ~np.isnan(series_TR).any(axis=0)
-    num_regions = series_TR.shape[1]
-    fc_RR = np.full((num_regions, num_regions), np.nan)
-    fc_RR[np.ix_(present_R, present_R)] = np.atleast_2d(
-        np.corrcoef(series_TR[:, present_R], rowvar=False, dtype=np.float64)
-    )
-    return fc_RR[np.triu_indices(num_regions, k=1)]
+def windows(num_volumes: int, window_volumes: int | None, tail: str) -> list[slice]:
+    """Volumes of each window, from the first; the short rest is a window of its own unless `tail` is `drop`."""
+    if window_volumes is None:
+        return [slice(0, num_volumes)]
+    found = [slice(start, min(start + window_volumes, num_volumes)) for start in range(0, num_volumes, window_volumes)]
+    return found[:-1] if tail == "drop" and num_volumes % window_volumes else found
+
+
+def _write_reference(options: argparse.Namespace) -> None:
+    people = set(options.people.read_text(encoding="utf-8").split())
+    tables = [read_arrow(path) for path in options.series]
+    if not tables:
+        raise ValueError("--people needs --series: the denoised tables those people are in")
+    regions = region_names(tables[0])
+    runs = [
+        np.asarray(row["series"]).reshape(-1, len(regions))[np.asarray(row["kept"])]
+        for table in tables
+        for row in _denoised(table)
+        if row["outcome"] == OK and row["participant_id"] in people
+    ]
+    write_reference(tangent_reference(runs), regions, options.output)
 
 
 def _denoised(table: Any) -> Iterator[dict[str, Any]]:
@@ -103,11 +136,38 @@ def _ready(scans: Path, atlas: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _row(row: dict[str, Any], num_regions: int, settings: Correlate) -> dict[str, Any]:
+def _rows(
+    row: dict[str, Any], num_regions: int, settings: Correlate, reference_RR: NDArray[np.float64] | None
+) -> list[dict[str, Any]]:
+    """A row a window that can be used; one row with the reason where none can."""
     copied = {key: row.get(key) for key in _COPIED}
     if row["outcome"] != OK:
-        return copied
-    if row["num_kept"] < settings.min_volumes:
-        return copied | {"outcome": excluded(f"fewer than {settings.min_volumes} volumes kept")}
-    series_TR = np.asarray(row["series"]).reshape(-1, num_regions)[np.asarray(row["kept"])]
-    return copied | {"fc": correlation(series_TR).astype(np.float32)}
+        return [copied]
+    series_TR, kept_T = np.asarray(row["series"]).reshape(-1, num_regions), np.asarray(row["kept"])
+    found, reasons = [], []
+    spans = windows(len(series_TR), settings.window_volumes, settings.window_tail)
+    for number, span in enumerate(spans):
+        try:
+            fc = _window(series_TR[span][kept_T[span]], settings, reference_RR)
+        except TooShort as error:
+            reasons.append(str(error))
+            continue
+        own = {"num_kept": int(kept_T[span].sum()), "window": number, "window_start": span.start}
+        found.append(copied | own | {"fc": fc.astype(np.float32)})
+    if found:
+        return found
+    reason = reasons[0] if reasons else f"shorter than a window of {settings.window_volumes} volumes"
+    return [copied | {"outcome": excluded(reason)}]
+
+
+def _window(
+    kept_TR: NDArray[np.floating], settings: Correlate, reference_RR: NDArray[np.float64] | None
+) -> NDArray[np.float64]:
+    if len(kept_TR) < settings.min_volumes:
+        raise TooShort(f"fewer than {settings.min_volumes} volumes kept")
+    if settings.window_tail == "zero-pad" and settings.window_volumes:
+        # What `bold2fc` of the LCM authors does. Harmless for series of mean zero; else every pair is pulled towards 1.
+        padding = np.zeros((max(0, settings.window_volumes - len(kept_TR)), kept_TR.shape[1]))
+        kept_TR = np.concatenate([kept_TR, np.where(np.isnan(kept_TR[:1]), np.nan, padding)])
+    fc = connectivity(kept_TR, settings.kind, reference_RR)
+    return np.arctanh(fc) if settings.fisher_z else fc

@@ -45,6 +45,8 @@ class Denoised:
     series_TR: NDArray[np.float64]
     kept_T: NDArray[np.bool_]
     fd_mm_T: NDArray[np.float64] | None
+    residual_dof: float
+    """Degrees of freedom that filter, confounds and censoring leave."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,25 +71,33 @@ def main(options: argparse.Namespace) -> None:
     else:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
-    done = [_row(row, len(regions), strategy, options.settings) for row in rows]
+    settings = strategy.applied_to(options.settings)
+    done = [_row(row, len(regions), strategy, settings) for row in rows]
     write_arrow(pa.Table.from_pylist(done, schema=denoised_schema(regions, atlas, strategy.name)), options.output)
 
 
 def methods(settings: Denoise) -> str:
-    """One sentence for a paper's methods section."""
+    """Sentences for a paper's methods section; a strategy's own settings are in its file."""
     band = (
         f"{settings.low_hz or 0:g}–{settings.high_hz:g} Hz"
         if settings.high_hz
         else f"above {settings.low_hz or 0:g} Hz"
     )
-    censoring = (
-        f"volumes with framewise displacement over {settings.fd_mm:g} mm were interpolated before and dropped after"
-    )
+    limits = [
+        text
+        for value, text in (
+            (settings.fd_mm, f"framewise displacement over {settings.fd_mm} mm"),
+            (settings.std_dvars, f"standardised DVARS over {settings.std_dvars}"),
+        )
+        if value
+    ]
+    censoring = f"volumes with {' or '.join(limits)} were interpolated before and dropped after"
     return (
         f"Region series were {'detrended, ' if settings.detrend else ''}band-pass filtered ({band}, Butterworth order "
-        f"{settings.filter_order}, zero phase) together with the {Path(settings.strategy).stem} confounds, which were then "
-        f"regressed out; {censoring if settings.fd_mm else 'no volume was censored'}. Runs with less than "
-        f"{settings.min_minutes:g} minutes left were excluded."
+        f"{settings.filter_order}, zero phase) together with the confounds of the strategy, which were then "
+        f"regressed out; {censoring if limits else 'no volume was censored'}. Runs with less than "
+        f"{settings.min_minutes:g} minutes left were excluded. Where a strategy's file sets a filter or a limit of its "
+        "own, that one holds."
     )
 
 
@@ -129,6 +139,7 @@ def _row(row: dict[str, Any], num_regions: int, strategy: Strategy, settings: De
     fd_mm_T = done.fd_mm_T
     return kept | {
         "num_kept": int(done.kept_T.sum()),
+        "residual_dof": done.residual_dof,
         "mean_fd_mm": None if fd_mm_T is None else float(fd_mm_T.mean()),
         "fd_mm": fd_mm_T,
         "kept": done.kept_T,
@@ -154,15 +165,17 @@ def denoise(
     """
     if tr_s is None or np.isnan(tr_s):
         raise Refused("no repetition time, so nothing can be filtered; set tr_s of the dataset")
-    if confounds is None and strategy.columns:
+    if confounds is None and strategy.needs_confounds:
         raise Refused(f"strategy {strategy.name} needs confounds and a ready series has none; declare it denoised")
     num_volumes = len(series_TR)
     fd_mm_T = confounds.fd_mm() if confounds and (settings.fd_mm or confounds.has_fd) else None
-    design_TK = confounds.design(strategy.columns) if confounds else np.empty((num_volumes, 0))
-    kept_T = np.arange(num_volumes) >= (confounds.num_dummies if confounds else 0)
-    if fd_mm_T is not None and settings.fd_mm is not None:
-        kept_T &= fd_mm_T <= settings.fd_mm
-    _refuse_short(kept_T, design_TK, tr_s, settings)
+    design_TK = confounds.design(strategy) if confounds else np.empty((num_volumes, 0))
+    kept_T = _kept(num_volumes, confounds, fd_mm_T, settings)
+    if kept_T.sum() * tr_s / 60 < settings.min_minutes or not kept_T.any():
+        raise Refused(f"less than {settings.min_minutes:g} minutes left after censoring")
+    residual_dof = _residual_dof(kept_T, design_TK, tr_s, settings)
+    if residual_dof < 1:
+        raise Refused("no degree of freedom left after filter and confounds")
     present_R = ~np.isnan(series_TR).any(axis=0)
     if not present_R.any():
         raise Refused("no region is covered enough")
@@ -171,19 +184,31 @@ def denoise(
     span = slice(np.flatnonzero(kept_T)[0], np.flatnonzero(kept_T)[-1] + 1)
     cleaned = _clean(series_TR[span, present_R], design_TK[span], kept_T[span], tr_s, settings)
     residuals_TR[np.ix_(kept_T, present_R)] = cleaned
-    return Denoised(residuals_TR, kept_T, fd_mm_T)
+    return Denoised(residuals_TR, kept_T, fd_mm_T, residual_dof)
 
 
-def _refuse_short(kept_T: NDArray[np.bool_], design_TK: NDArray[np.float64], tr_s: float, settings: Denoise) -> None:
-    minutes = kept_T.sum() * tr_s / 60
-    if minutes < settings.min_minutes:
-        raise Refused(f"less than {settings.min_minutes:g} minutes left after censoring")
+def _kept(
+    num_volumes: int, confounds: Confounds | None, fd_mm_T: NDArray[np.float64] | None, settings: Denoise
+) -> NDArray[np.bool_]:
+    """Volumes that are no dummy, did not move, and stand in a segment that is long enough."""
+    kept_T = np.arange(num_volumes) >= (confounds.num_dummies if confounds else 0)
+    if fd_mm_T is not None and settings.fd_mm is not None:
+        kept_T &= fd_mm_T <= settings.fd_mm
+    if confounds is not None and settings.std_dvars is not None:
+        kept_T &= confounds.std_dvars() <= settings.std_dvars
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], kept_T.astype(np.int8), [0]])))
+    for start, end in edges.reshape(-1, 2):
+        if end - start < settings.min_segment_volumes:
+            kept_T[start:end] = False
+    return kept_T
+
+
+def _residual_dof(kept_T: NDArray[np.bool_], design_TK: NDArray[np.float64], tr_s: float, settings: Denoise) -> float:
     # A band-pass keeps this share of a white series' degrees of freedom.
     high_hz = min(settings.high_hz or np.inf, 0.5 / tr_s)
     share = max(0.0, min(1.0, 2 * tr_s * (high_hz - (settings.low_hz or 0))))
-    left = kept_T.sum() * share - np.linalg.matrix_rank(design_TK)
-    if left < 1:
-        raise Refused("no degree of freedom left after filter and confounds")
+    # Fitted on kept volumes, so a regressor that lives in censored ones costs nothing.
+    return float(kept_T.sum() * share - np.linalg.matrix_rank(design_TK[kept_T]))
 
 
 def _clean(

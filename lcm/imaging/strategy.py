@@ -1,7 +1,8 @@
-"""Confound strategies: a YAML file each, with a name, prose and the columns to regress out."""
+"""Confound strategies: a YAML file each, with a name, prose, the columns to regress out and settings of its own."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from lcm.config import Settings
+from lcm.config import Denoise, Settings
 
 # T time, K confounds
 
@@ -21,12 +22,27 @@ class ConfoundsError(ValueError):
 
 
 class Strategy(Settings):
-    """What to regress out of a run."""
+    """What to regress out of a run, and where its filter or censoring differs from the study's."""
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9]+(-[A-Za-z0-9]+)*$", description="the file's own name: it becomes a folder")
     description: str
     citation: str
-    columns: tuple[str, ...] = Field(description="columns under fMRIPrep's names")
+    columns: tuple[str, ...] = Field(default=(), description="columns under fMRIPrep's names")
+    patterns: tuple[str, ...] = Field(
+        default=(), description="regular expressions; every column one matches wholly is taken, and one must be there"
+    )
+    settings: dict[str, float | bool | None] = Field(
+        default_factory=dict, description="keys of the `denoise` section that this strategy sets itself"
+    )
+
+    @property
+    def needs_confounds(self) -> bool:
+        """Whether it regresses anything out."""
+        return bool(self.columns or self.patterns)
+
+    def applied_to(self, settings: Denoise) -> Denoise:
+        """The study's settings with this strategy's own in their place; raises ValueError for an unknown key or value."""
+        return Denoise.model_validate(settings.model_dump() | self.settings)
 
 
 def strategy_path(name_or_path: str) -> Path:
@@ -41,10 +57,19 @@ def read_strategy(path: Path) -> Strategy:
         known = ", ".join(sorted(p.stem for p in _SHIPPED.glob("*.yaml")))
         raise ValueError(f"confound strategy {path}: no such file; shipped: {known}")
     try:
-        return Strategy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        strategy = Strategy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        strategy.applied_to(Denoise())
+        for pattern in strategy.patterns:
+            re.compile(pattern)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path}: {place + ': ' if place else ''}{first['msg']}") from None
+    except (re.error, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    if strategy.name != path.stem:
+        raise ValueError(f"{path}: name is {strategy.name!r}; it must equal the file's name, under which results lie")
+    return strategy
 
 
 class Confounds:
@@ -75,15 +100,29 @@ class Confounds:
         """Framewise displacement T (Power), 0 for the first volume, which has no predecessor."""
         return self._column("framewise_displacement")
 
-    def design(self, columns: tuple[str, ...]) -> NDArray[np.float64]:
+    def std_dvars(self) -> NDArray[np.float64]:
+        """Standardised DVARS T, 0 for the first volume, which has no predecessor."""
+        return self._column("std_dvars")
+
+    def design(self, strategy: Strategy) -> NDArray[np.float64]:
         """Regressors T×K of a strategy; raises ConfoundsError naming a column that is missing, constant or not finite."""
-        design_TK = (
-            np.column_stack([self._column(name) for name in columns]) if columns else np.empty((len(self._frame), 0))
-        )
+        columns = self._columns_of(strategy)
+        if not columns:
+            return np.empty((len(self._frame), 0))
+        design_TK = np.column_stack([self._column(name) for name in columns])
         constant = [name for name, spread in zip(columns, np.ptp(design_TK, axis=0), strict=True) if spread == 0]
         if constant:
             raise ConfoundsError(f"confound {constant[0]} is constant")
         return design_TK
+
+    def _columns_of(self, strategy: Strategy) -> list[str]:
+        found = list(strategy.columns)
+        for pattern in strategy.patterns:
+            matching = [name for name in self._frame if re.fullmatch(pattern, name)]
+            if not matching:
+                raise ConfoundsError(f"confounds have no column like {pattern}, which strategy {strategy.name} needs")
+            found += [name for name in matching if name not in found]
+        return found
 
     def _column(self, name: str) -> NDArray[np.float64]:
         if name not in self._frame:

@@ -173,15 +173,19 @@ def _read_batch(path: Path, members: pd.DataFrame) -> tuple[list[Hashable], _Bat
 
     table = read_arrow(path)
     usable = (outcome == OK for outcome in table["outcome"].to_pylist())
-    place = {scan: i for i, (scan, ok) in enumerate(zip(table["scan"].to_pylist(), usable, strict=True)) if ok}
-    present = [label for label, scan in members["scan"].items() if scan in place]
+    places: dict[str, list[int]] = {}
+    for position, (scan, ok) in enumerate(zip(table["scan"].to_pylist(), usable, strict=True)):
+        if ok:
+            places.setdefault(scan, []).append(position)
+    # A scan has a connectome a window, and so its label as often.
+    present = [label for label, scan in members["scan"].items() for _ in places.get(scan, ())]
     names = _names(table)
     width, num_edges = table.schema.field("fc").type.list_size, _num_edges(names.regions)
     if width != num_edges:
         raise ValueError(f"{path}: {width} edges a scan, but {len(names.regions)} regions have {num_edges}")
     # The type is said because Arrow cannot tell it from an empty list, and takes nothing then.
-    places = pa.array([place[members.at[label, "scan"]] for label in present], pa.int64())
-    edges = table["fc"].take(places).combine_chunks().flatten()
+    wanted = pa.array([position for scan in members["scan"] for position in places.get(scan, ())], pa.int64())
+    edges = table["fc"].take(wanted).combine_chunks().flatten()
     return present, _Batch(np.array(edges, dtype=np.float32).reshape(len(present), num_edges), names)
 
 

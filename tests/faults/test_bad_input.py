@@ -56,7 +56,7 @@ def finished(derivative_study: SmallStudy) -> tuple[SmallStudy, str]:
 def test_every_defect_has_its_outcome_and_the_rest_goes_on(finished: tuple[SmallStudy, str]):
     study, logs = finished
     results = study.folder / "results"
-    tables = [read_arrow(path) for path in sorted((results / "correlate/LAB").glob("*.arrow"))]
+    tables = [read_arrow(path) for path in sorted((results / "correlate/9P/LAB").glob("*.arrow"))]
     outcome = {row["scan"]: row["outcome"] for t in tables for row in t.select(["scan", "outcome"]).to_pylist()}
     assert len(outcome) == 12
     bad = {scan[4:7]: reason for scan, reason in outcome.items() if reason != "ok"}

@@ -31,7 +31,7 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _connectomes(real: Path, dataset: str) -> dict[str, dict[str, np.ndarray]]:
     found = {}
-    for path in sorted((real / "correlate" / dataset).glob("*.arrow")):
+    for path in sorted((real / "correlate" / "9P" / dataset).glob("*.arrow")):
         table = read_arrow(path)
         num_regions = len(region_names(table))
         assert region_names(table) == list(load_atlas("AAL").names)

@@ -51,8 +51,11 @@ def write_connectomes(path: Path, scans: list[str], edges_NE: np.ndarray, region
         "tr_s": [2.0] * len(scans),
         "num_volumes": [100] * len(scans),
         "num_kept": [90] * len(scans),
+        "residual_dof": [20.0] * len(scans),
         "mean_fd_mm": [None] * len(scans),
         "coverage": [[1.0] * len(regions)] * len(scans),
+        "window": [scans[:i].count(scan) for i, scan in enumerate(scans)],
+        "window_start": [0] * len(scans),
         "fc": list(edges_NE.astype(np.float32)),
     }
     write_arrow(pa.Table.from_pydict(columns, schema=schema), path)

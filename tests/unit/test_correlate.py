@@ -1,4 +1,4 @@
-"""Connectomes: the sample correlation, regions missing not dropped, and every scan accounted for."""
+"""Connectomes: every scan accounted for, from kept volumes only, whole or in windows."""
 
 from __future__ import annotations
 
@@ -10,34 +10,9 @@ import pyarrow as pa
 import pytest
 
 from lcm.config import Correlate
-from lcm.imaging.correlate import correlation, main
+from lcm.imaging.connectivity import connectivity
+from lcm.imaging.correlate import main, windows
 from lcm.tables import denoised_schema, read_arrow, write_arrow
-
-
-def test_a_known_covariance_is_found():
-    rng = np.random.default_rng(0)
-    a, b, noise = rng.standard_normal((3, 200_000))
-    series_TR = np.column_stack([a, 0.6 * a + 0.8 * b, noise])
-    assert correlation(series_TR) == pytest.approx([0.6, 0, 0], abs=0.01)
-
-
-def test_the_estimator_is_the_sample_one_without_shrinkage():
-    series_TR = np.random.default_rng(1).standard_normal((12, 3))
-    expected = [np.cov(series_TR[:, i], series_TR[:, j])[0, 1] for i, j in ((0, 1), (0, 2), (1, 2))]
-    sd = series_TR.std(axis=0, ddof=1)
-    np.testing.assert_allclose(
-        correlation(series_TR), expected / np.array([sd[0] * sd[1], sd[0] * sd[2], sd[1] * sd[2]])
-    )
-
-
-def test_an_uncovered_region_gives_nan_edges_and_no_others():
-    series_TR = np.random.default_rng(2).standard_normal((50, 4))
-    whole = correlation(series_TR)
-    series_TR[:, 1] = np.nan
-    edges = correlation(series_TR)
-    touched = [1 in pair for pair in zip(*np.triu_indices(4, 1), strict=True)]
-    np.testing.assert_array_equal(np.isnan(edges), touched)
-    np.testing.assert_allclose(edges[~np.array(touched)], whole[~np.array(touched)])
 
 
 def _row(scan: str, kept: np.ndarray, outcome: str = "ok") -> dict[str, object]:
@@ -51,21 +26,88 @@ def _row(scan: str, kept: np.ndarray, outcome: str = "ok") -> dict[str, object]:
     )
 
 
+def _correlate(folder: Path, rows: list[dict[str, object]], settings: Correlate) -> pa.Table:
+    write_arrow(pa.Table.from_pylist(rows, schema=denoised_schema("abc", "X", "9P")), folder / "in.arrow")
+    options = argparse.Namespace(
+        people=None,
+        scans=folder,
+        series=[folder / "in.arrow"],
+        atlas="AAL",
+        output=folder / "out.arrow",
+        settings=settings,
+    )
+    main(options)
+    return read_arrow(folder / "out.arrow")
+
+
 def test_only_kept_volumes_enter_and_no_scan_is_lost(tmp_path: Path):
     kept = np.ones(60, dtype=bool)
     kept[10:20] = False
     rows = [_row("sub-1", kept), _row("sub-2", np.arange(60) < 5), _row("sub-3", kept, "failed: truncated image")]
-    write_arrow(pa.Table.from_pylist(rows, schema=denoised_schema("abc", "X", "9P")), tmp_path / "in.arrow")
-    options = argparse.Namespace(
-        scans=tmp_path, series=tmp_path / "in.arrow", atlas="AAL", output=tmp_path / "out.arrow", settings=Correlate()
-    )
-    main(options)
-    table = read_arrow(tmp_path / "out.arrow")
+    table = _correlate(tmp_path, rows, Correlate())
     assert table.column("outcome").to_pylist() == [
         "ok",
         "excluded: fewer than 30 volumes kept",
         "failed: truncated image",
     ]
     series_TR = np.array(rows[0]["series"], dtype=np.float32).reshape(60, 3)[kept]
-    np.testing.assert_allclose(table.column("fc")[0].as_py(), correlation(series_TR), atol=1e-6)
+    np.testing.assert_allclose(table.column("fc")[0].as_py(), connectivity(series_TR, "correlation"), atol=1e-6)
     assert table.column("fc")[1].as_py() is None
+
+
+@pytest.mark.parametrize(
+    ("num_volumes", "tail", "expected"),
+    [
+        (1200, "keep", [(0, 500), (500, 1000), (1000, 1200)]),
+        (1200, "drop", [(0, 500), (500, 1000)]),
+        (1000, "drop", [(0, 500), (500, 1000)]),
+        (1000, "keep", [(0, 500), (500, 1000)]),
+        (300, "keep", [(0, 300)]),
+        (300, "drop", []),
+        (300, "zero-pad", [(0, 300)]),
+    ],
+)
+def test_windows_cover_the_run_from_its_start(num_volumes: int, tail: str, expected: list[tuple[int, int]]):
+    assert [(w.start, w.stop) for w in windows(num_volumes, 500, tail)] == expected
+    assert windows(num_volumes, None, tail) == [slice(0, num_volumes)]
+
+
+def test_each_window_has_its_own_connectome_from_its_own_kept_volumes(tmp_path: Path):
+    kept = np.ones(130, dtype=bool)
+    kept[55:65] = False
+    rows = [_row("sub-1", kept), _row("sub-2", np.arange(130) < 20)]
+    table = _correlate(tmp_path, rows, Correlate(window_volumes=50, min_volumes=30))
+    found = table.select(["scan", "outcome", "window", "window_start", "num_kept"]).to_pylist()
+    assert [list(row.values()) for row in found] == [
+        ["sub-1", "ok", 0, 0, 50],
+        ["sub-1", "ok", 1, 50, 40],
+        ["sub-1", "ok", 2, 100, 30],
+        ["sub-2", "excluded: fewer than 30 volumes kept", None, None, 20],
+    ]
+    series_TR = np.array(rows[0]["series"], dtype=np.float32).reshape(130, 3)
+    second = np.r_[50:55, 65:100]
+    np.testing.assert_allclose(table["fc"][1].as_py(), connectivity(series_TR[second], "correlation"), atol=1e-6)
+
+
+def test_a_short_run_is_dropped_by_name_where_tails_are_dropped(tmp_path: Path):
+    table = _correlate(tmp_path, [_row("sub-1", np.ones(60, bool))], Correlate(window_volumes=100, window_tail="drop"))
+    assert table["outcome"].to_pylist() == ["excluded: shorter than a window of 100 volumes"]
+
+
+def test_zero_padding_is_the_authors_loader_and_harmless_only_at_mean_zero(tmp_path: Path):
+    """The LCM authors pad the last window with zeros before `corrcoef` (conventions: noise with a mean of 1000 gives r ≈ 1)."""
+    rng = np.random.default_rng(5)
+    noise_TR = rng.standard_normal((60, 3))
+    settings = Correlate(window_volumes=100, window_tail="zero-pad")
+    for mean, expected in ((0.0, connectivity(noise_TR, "correlation")), (1000.0, np.ones(3))):
+        row = _row("sub-1", np.ones(60, bool)) | {"series": (noise_TR - noise_TR.mean(axis=0) + mean).ravel()}
+        table = _correlate(tmp_path, [row], settings)
+        np.testing.assert_allclose(table["fc"][0].as_py(), expected, atol=1e-3)
+
+
+def test_fisher_z_is_the_inverse_hyperbolic_tangent_and_is_recorded(tmp_path: Path):
+    rows = [_row("sub-1", np.ones(60, bool))]
+    plain = np.array(_correlate(tmp_path, rows, Correlate())["fc"][0].as_py())
+    table = _correlate(tmp_path, rows, Correlate(fisher_z=True))
+    np.testing.assert_allclose(np.tanh(table["fc"][0].as_py()), plain, atol=1e-6)
+    assert table.schema.metadata[b"fisher_z"] == b"true"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -10,11 +11,12 @@ import pandas as pd
 import pytest
 
 from lcm.config import Denoise
+from lcm.imaging.connectivity import connectivity
 from lcm.imaging.denoise import Refused, denoise
-from lcm.imaging.strategy import Confounds, ConfoundsError, Strategy, read_strategy, strategy_path
+from lcm.imaging.strategy import Confounds, ConfoundsError, read_strategy, strategy_path
 
 NINE = read_strategy(strategy_path("9P"))
-NONE = Strategy(name="none", description="nothing", citation="none", columns=())
+NONE = read_strategy(strategy_path("none"))
 TR_S, NUM_VOLUMES, NUM_REGIONS = 2.0, 200, 5
 OPEN = Denoise(low_hz=None, high_hz=None, fd_mm=None, min_minutes=0)
 
@@ -44,10 +46,9 @@ def test_a_series_made_of_confounds_vanishes(tmp_path):
 
 
 def test_the_filter_keeps_its_band_and_stops_the_rest(tmp_path):
-    none = Strategy(name="none", description="", citation="", columns=())
     settings = Denoise(low_hz=0.01, high_hz=0.08, fd_mm=None, min_minutes=0)
     series_TR = np.column_stack([_bump(0.04), _bump(0.2), _bump(0.0015)])
-    done = denoise(series_TR, TR_S, _confounds(_frame(np.random.default_rng(0)), tmp_path), none, settings)
+    done = denoise(series_TR, TR_S, _confounds(_frame(np.random.default_rng(0)), tmp_path), NONE, settings)
     gain = done.series_TR[40:-40].std(axis=0) / series_TR[40:-40].std(axis=0)
     assert gain[0] == pytest.approx(1, abs=0.05)
     assert gain[1] < 0.02
@@ -94,33 +95,146 @@ def test_censored_volumes_are_dropped_and_do_not_touch_the_rest(tmp_path):
     np.testing.assert_allclose(done.series_TR[done.kept_T], expected.series_TR[done.kept_T], atol=1e-6)
 
 
-def test_denoising_a_region_mean_equals_the_mean_of_voxels_denoised_by_nilearn(tmp_path):
-    """The reason why `denoise` stands after `parcellate`: all of it is linear in time."""
+SHIPPED = sorted((Path(strategy_path("9P")).parent).glob("*.yaml"))
+EVERY_COLUMN = sorted({column for path in SHIPPED for column in read_strategy(path).columns})
+
+
+def _fmriprep_frame(rng: np.random.Generator) -> pd.DataFrame:
+    """Every column that a shipped strategy asks for, cosines, and a few volumes that moved."""
+    frame = pd.DataFrame(rng.standard_normal((NUM_VOLUMES, len(EVERY_COLUMN))), columns=EVERY_COLUMN)
+    frame.loc[0, [name for name in frame if "derivative1" in name]] = np.nan
+    times = np.arange(NUM_VOLUMES) + 0.5
+    for order in range(1, 6):
+        frame[f"cosine{order - 1:02d}"] = np.cos(np.pi * order * times / NUM_VOLUMES)
+    frame["framewise_displacement"] = np.where(np.isin(np.arange(NUM_VOLUMES), (60, 61, 120)), 2.0, 0.1)
+    frame["std_dvars"] = np.where(np.isin(np.arange(NUM_VOLUMES), (30, 33)), 2.0, 1.0)
+    frame.loc[0, ["framewise_displacement", "std_dvars"]] = np.nan
+    return frame
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_denoising_a_region_mean_equals_the_mean_of_voxels_denoised_by_nilearn(tmp_path, path):
+    """The reason why `denoise` stands after `parcellate`: all of it is linear in time, under every strategy."""
     from nilearn.image import clean_img
+    from nilearn.signal import clean
 
     rng = np.random.default_rng(3)
-    frame = _frame(rng)
-    frame.loc[[60, 61, 120], "framewise_displacement"] = 2.0
+    strategy = read_strategy(path)
+    settings = strategy.applied_to(Denoise(min_minutes=0))
+    confounds = _confounds(_fmriprep_frame(rng), tmp_path)
     voxels = rng.standard_normal((4, 4, 4, NUM_VOLUMES)).cumsum(axis=-1) + 1000
     labels = rng.integers(0, NUM_REGIONS, (4, 4, 4))
     means_TR = np.column_stack([voxels[labels == r].mean(axis=0) for r in range(NUM_REGIONS)])
-    done = denoise(means_TR, TR_S, _confounds(frame, tmp_path), NINE, Denoise(fd_mm=0.5, min_minutes=0))
+    done = denoise(means_TR, TR_S, confounds, strategy, settings)
+    design_TK = confounds.design(strategy)
+    filtering = bool(settings.low_hz or settings.high_hz)
+    same = {"detrend": settings.detrend, "low_pass": settings.high_hz, "high_pass": settings.low_hz, "t_r": TR_S}
+    same |= {"confounds": design_TK if design_TK.shape[1] else None, "ensure_finite": False}
+    further = {"sample_mask": np.flatnonzero(done.kept_T), "filter": "butterworth" if filtering else False}
+    further |= {"butterworth__order": 2, "butterworth__padtype": "constant", "butterworth__padlen": NUM_VOLUMES - 1}
+    further["standardize_confounds"] = True
     cleaned = clean_img(
-        nib.Nifti1Image(voxels, np.eye(4)),
-        detrend=True,
-        standardize=False,
-        confounds=frame[list(NINE.columns)].to_numpy(),
-        low_pass=0.08,
-        high_pass=0.01,
-        t_r=TR_S,
-        ensure_finite=False,
-        clean__sample_mask=np.flatnonzero(done.kept_T),
-        clean__butterworth__order=2,
-        clean__butterworth__padtype="constant",
-        clean__butterworth__padlen=NUM_VOLUMES - 1,
+        nib.Nifti1Image(voxels, np.eye(4)), standardize=None, **same, **{f"clean__{k}": v for k, v in further.items()}
     ).get_fdata()
-    expected = np.column_stack([cleaned[labels == r].mean(axis=0) for r in range(NUM_REGIONS)])
-    np.testing.assert_allclose(done.series_TR[done.kept_T], expected, atol=1e-6 * np.abs(expected).max())
+    expected_TR = np.column_stack([cleaned[labels == r].mean(axis=0) for r in range(NUM_REGIONS)])
+    scale = np.abs(expected_TR).max()
+    np.testing.assert_allclose(done.series_TR[done.kept_T], expected_TR, rtol=0, atol=1e-6 * scale)
+    by_signal_TR = clean(means_TR, standardize=None, extrapolate=False, **same, **further)
+    np.testing.assert_allclose(done.series_TR[done.kept_T], by_signal_TR, rtol=0, atol=1e-10 * scale)
+
+
+def test_planted_correlations_are_recovered_and_not_without_denoising(tmp_path):
+    """Twenty regions with a known correlation, under motion, a global signal and a drift that swamp it."""
+    rng = np.random.default_rng(12)
+    num_volumes, num_regions = 600, 20
+    frame = pd.DataFrame(rng.standard_normal((num_volumes, 9)), columns=list(NINE.columns))
+    frame["framewise_displacement"] = np.where(rng.random(num_volumes) < 0.03, 1.5, 0.1)
+    loadings = rng.standard_normal((num_regions, 4))
+    truth_RR = loadings @ loadings.T + np.eye(num_regions)
+    truth_E = (truth_RR / np.sqrt(np.outer(np.diag(truth_RR), np.diag(truth_RR))))[np.triu_indices(num_regions, k=1)]
+    neural_TR = rng.standard_normal((num_volumes, num_regions)) @ np.linalg.cholesky(truth_RR).T
+    nuisance_TR = frame[list(NINE.columns)].to_numpy() @ rng.normal(1, 1, (9, num_regions)) * 2
+    spikes_TR = np.outer(frame["framewise_displacement"] > 1, rng.normal(30, 5, num_regions))
+    drift_TR = np.outer(np.linspace(-5, 5, num_volumes), rng.standard_normal(num_regions))
+    series_TR = 1000 + neural_TR + nuisance_TR + spikes_TR + drift_TR
+    path = tmp_path / "confounds.tsv"
+    frame.to_csv(path, sep="\t", index=False)
+    settings = Denoise(low_hz=None, high_hz=None, fd_mm=0.5, min_minutes=0)
+    done = denoise(series_TR, TR_S, Confounds(path, num_volumes), NINE, settings)
+    recovered = np.corrcoef(connectivity(done.series_TR[done.kept_T], "correlation"), truth_E)[0, 1]
+    undenoised = np.corrcoef(connectivity(series_TR, "correlation"), truth_E)[0, 1]
+    assert recovered > 0.95
+    assert undenoised < 0.6
+
+
+def test_dvars_and_short_segments_censor_too(tmp_path):
+    frame, series_TR = _frame(np.random.default_rng(4)), np.random.default_rng(5).standard_normal((NUM_VOLUMES, 2))
+    frame["std_dvars"] = [np.nan, *np.ones(NUM_VOLUMES - 1)]
+    frame.loc[[20, 24, 100], "std_dvars"] = 1.7
+    frame.loc[[103], "framewise_displacement"] = 0.8
+    confounds = _confounds(frame, tmp_path)
+    settings = Denoise(std_dvars=1.5, fd_mm=0.5, min_minutes=0)
+    done = denoise(series_TR, TR_S, confounds, NINE, settings)
+    assert list(np.flatnonzero(~done.kept_T)) == [20, 24, 100, 103]
+    done = denoise(series_TR, TR_S, confounds, NINE, settings.model_copy(update={"min_segment_volumes": 3}))
+    assert list(np.flatnonzero(~done.kept_T)) == [20, 24, 100, 101, 102, 103]
+
+
+def test_residual_degrees_of_freedom_are_what_filter_and_regressors_leave(tmp_path):
+    frame, series_TR = _frame(np.random.default_rng(4)), np.random.default_rng(5).standard_normal((NUM_VOLUMES, 2))
+    frame.loc[10:19, "framewise_displacement"] = 0.8
+    confounds = _confounds(frame, tmp_path)
+    assert denoise(series_TR, TR_S, confounds, NINE, OPEN).residual_dof == NUM_VOLUMES - 9
+    banded = Denoise(low_hz=0.01, high_hz=0.08, fd_mm=0.5, min_minutes=0)
+    # 190 kept volumes; 0.07 Hz of the 0.25 Hz that a TR of 2 s can hold
+    assert denoise(series_TR, TR_S, confounds, NINE, banded).residual_dof == pytest.approx(190 * 0.28 - 9)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_strategy_says_what_it_is_and_whose(path):
+    strategy = read_strategy(path)
+    assert len(strategy.description) > 80
+    assert re.search(r"\d{4}", strategy.citation)
+    assert len(set(strategy.columns)) == len(strategy.columns)
+
+
+def test_the_strategies_have_the_regressors_of_their_names():
+    sizes = {path.stem: len(read_strategy(path).columns) for path in SHIPPED}
+    assert {name: sizes[name] for name in ("none", "2P", "9P", "24P", "36P", "xu9p")} == {
+        "none": 0, "2P": 2, "9P": 9, "24P": 24, "36P": 36, "xu9p": 9,
+    }  # fmt: skip
+    acompcor = read_strategy(strategy_path("acompcor"))
+    assert (sizes["acompcor"], acompcor.patterns) == (22, (r"cosine\d+",))
+    assert not any(name.startswith(("csf", "white_matter", "global")) for name in acompcor.columns)
+
+
+def test_a_pattern_takes_every_column_it_matches_wholly(tmp_path):
+    frame = _frame(np.random.default_rng(0)).assign(cosine00=_bump(0.001), cosine01=_bump(0.003), my_cosine00=1.0)
+    strategy = NONE.model_copy(update={"patterns": (r"cosine\d+",)})
+    assert _confounds(frame, tmp_path).design(strategy).shape == (NUM_VOLUMES, 2)
+    with pytest.raises(ConfoundsError, match=r"no column like cosine.d\+, which strategy none needs"):
+        _confounds(_frame(np.random.default_rng(0)), tmp_path).design(strategy)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("name: other", "name is 'other'; it must equal the file's name"),
+        ("settings: {fd: 1}", "fd: Extra inputs"),
+        ("settings: {low_hz: 0.2}", "must be below high_hz"),
+        ("patterns: ['(']", "missing \\)"),
+        ("colums: [csf]", "colums: Extra inputs"),
+        ("name: [", "while parsing"),
+    ],
+)
+def test_a_labs_own_strategy_is_checked_before_anything_runs(tmp_path, change, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\ndescription: d\ncitation: c\n")
+    assert read_strategy(path).name == "mine"
+    lines = [line for line in path.read_text().splitlines() if line.split(":")[0] != change.split(":")[0]]
+    path.write_text("\n".join([*lines, change]) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_strategy(path)
 
 
 def test_dummy_volumes_are_removed_before_anything_else(tmp_path):

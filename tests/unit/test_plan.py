@@ -65,11 +65,33 @@ def test_only_people_with_a_usable_raw_run_are_preprocessed(plan: Plan):
 
 
 def test_a_batch_takes_the_road_of_its_dataset(plan: Plan):
-    raw, ready = SimpleNamespace(dataset="HCPA", batch="0"), SimpleNamespace(dataset="ADNI", batch="1")
+    raw = SimpleNamespace(dataset="HCPA", batch="0", strategy="24P")
+    ready = SimpleNamespace(dataset="ADNI", batch="1", strategy="9P")
     assert plan.parcellated(raw) == "results/parcellate/HCPA/0.arrow"
-    assert plan.denoised(raw) == "results/denoise/HCPA/0.arrow"
+    assert plan.denoised(raw) == "results/denoise/24P/HCPA/0.arrow"
     assert plan.parcellated(ready) == plan.denoised(ready) == []
-    assert plan.connectomes(raw) == ["results/correlate/ADNI/1.arrow", "results/correlate/HCPA/0.arrow"]
+
+
+def test_models_learn_from_the_first_strategy_and_the_report_sees_all(plan: Plan):
+    first = ["results/correlate/9P/ADNI/1.arrow", "results/correlate/9P/HCPA/0.arrow"]
+    assert plan.connectomes(None) == first
+    # ADNI comes denoised: there is nothing to compare
+    others = [f"results/correlate/{strategy}/HCPA/0.arrow" for strategy in ("24P", "none")]
+    assert plan.all_connectomes(None) == [*first, *others]
+    assert Path(plan.strategy(SimpleNamespace(strategy="24P"))).name == "24P.yaml"
+
+
+def test_a_labs_own_strategy_file_lies_under_its_name(tmp_path: Path):
+    (tmp_path / "mine.yaml").write_text("name: mine\ndescription: d\ncitation: c\n")
+    plan = Plan(CONFIG | {"strategies": [str(tmp_path / "mine.yaml"), "9P"]}, str, walk=False)
+    assert plan.strategies["mine"] == str(tmp_path / "mine.yaml")
+    assert plan.connectome_folder == "results/correlate/mine"
+
+
+def test_two_strategies_of_one_name_are_refused(tmp_path: Path):
+    (tmp_path / "9P.yaml").write_text("name: 9P\ndescription: d\ncitation: c\n")
+    with pytest.raises(ValueError, match="have one name"):
+        Plan(CONFIG | {"strategies": ["9P", str(tmp_path / "9P.yaml")]}, str, walk=False)
 
 
 def test_only_a_pretrained_model_waits_for_its_folds_weights(plan: Plan):
@@ -123,7 +145,7 @@ def test_a_corrected_repetition_time_changes_what_preprocess_is_given(tmp_path: 
 @pytest.mark.parametrize(
     ("section", "change", "words"),
     [
-        ("denoise", {"strategy": "99P"}, "99P: no such file; shipped: 9P"),
+        ("strategies", ["99P"], "99P: no such file; shipped: 24P"),
         ("parcellate", {"atlas": "Foo"}, "atlas 'Foo': neither shipped"),
         ("datasets", {"cohort": "abcd"}, "cohort 'abcd': no such file"),
         ("datasets", {"path": "nowhere"}, "dataset LAB: no such folder: nowhere"),
@@ -134,7 +156,7 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
     dataset = {"path": str(tmp_path), "input": "bids", "cohort": "generic"}
     config = CONFIG | {"datasets": {"LAB": dataset | (change if section == "datasets" else {})}}
     if section != "datasets":
-        config[section] = CONFIG[section] | change
+        config[section] = CONFIG[section] | change if isinstance(change, dict) else change
     with pytest.raises(ValueError, match=words):
         Plan(config, str, walk=False)
 

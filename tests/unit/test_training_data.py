@@ -10,6 +10,7 @@ import pytest
 
 from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, square, write_arrow, write_tsv
 from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, tables_of
+from tests.unit.conftest import write_connectomes
 
 
 def cohort_of(study, *roles, fold=0, cohorts=()):
@@ -28,6 +29,20 @@ def test_every_connectome_stands_beside_its_own_labels(study):
     shift_N = cohort.edges_NE[:, :10].mean(axis=1)
     male_N = (cohort.rows["sex"] == "male").to_numpy()
     assert shift_N[male_N].min() > shift_N[~male_N].max()
+
+
+def test_a_scan_enters_once_a_window_with_its_label_each_time(study):
+    whole = cohort_of(study, "train", "validation", "test")
+    path = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    table = read_arrow(path)
+    edges_NE = np.stack(table["fc"].to_pylist())
+    scans = table["scan"].to_pylist()
+    write_connectomes(path, [*scans, scans[0]], np.concatenate([edges_NE, edges_NE[:1] + 5]))
+    cohort = cohort_of(study, "train", "validation", "test")
+    assert len(cohort.rows) == len(whole.rows) + 1
+    twice = cohort.rows["scan"] == scans[0]
+    assert cohort.rows.loc[twice, "sex"].nunique() == 1
+    np.testing.assert_allclose(np.diff(cohort.edges_NE[twice.to_numpy()], axis=0), 5, rtol=1e-5)
 
 
 def test_cohorts_can_be_chosen_and_an_unknown_one_is_an_error(study):

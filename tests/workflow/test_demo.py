@@ -85,7 +85,7 @@ def test_permuted_labels_are_not_found(demo: Path, tmp_path: Path):
     dealt = pd.Series(np.random.default_rng(0).permutation(people.to_numpy()), index=people.index)
     write_tsv(bei.assign(sex=bei["person_id"].map(dealt)), tmp_path / "bei.tsv", BEI)
     tables = ["--bei", str(tmp_path / "bei.tsv"), "--folds", str(demo / "split" / "folds.tsv")]
-    tables += ["--scans", str(demo / "index" / "scans.tsv"), "--connectomes", str(demo / "correlate")]
+    tables += ["--scans", str(demo / "index" / "scans.tsv"), "--connectomes", str(demo / "correlate" / "9P")]
     task = ["--model", "ridge", "--task", "sex", "--definition", json.dumps(CONFIG["tasks"]["sex"])]
     study = SmallStudy(tmp_path)
     for fold in range(CONFIG["split"]["num_folds"]):

@@ -60,6 +60,9 @@ def test_exactly_what_depends_on_a_change_runs_again(derivative_study: SmallStud
     study.config["correlate"]["min_volumes"] = 31
     assert _planned(study) == {s: n for s, n in AFTER_DENOISE.items() if s != "denoise"}
     study.config["correlate"]["min_volumes"] = 30
+    study.config["strategies"].append("2P")
+    assert _planned(study) == {"denoise": 1, "correlate": 1, "report": 1}
+    study.config["strategies"].pop()
     study.config["evaluate"]["num_bootstraps"] = 200
     assert _planned(study) == {"evaluate": 2, "report": 1}
     study.config["evaluate"]["num_bootstraps"] = 1000

@@ -8,11 +8,11 @@ rule correlate:
         atlas=PLAN.atlas,
         series=PLAN.denoised,
     output:
-        "results/correlate/{dataset}/{batch}.arrow",
+        "results/correlate/{strategy}/{dataset}/{batch}.arrow",
     log:
-        "logs/correlate/{dataset}/{batch}.log",
+        "logs/correlate/{strategy}/{dataset}/{batch}.log",
     benchmark:
-        "logs/correlate/{dataset}/{batch}.tsv"
+        "logs/correlate/{strategy}/{dataset}/{batch}.tsv"
     conda:
         "../../envs/imaging.yaml"
     resources:

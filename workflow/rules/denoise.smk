@@ -9,11 +9,11 @@ rule denoise:
         series=PLAN.parcellated,
         strategy=PLAN.strategy,
     output:
-        "results/denoise/{dataset}/{batch}.arrow",
+        "results/denoise/{strategy}/{dataset}/{batch}.arrow",
     log:
-        "logs/denoise/{dataset}/{batch}.log",
+        "logs/denoise/{strategy}/{dataset}/{batch}.log",
     benchmark:
-        "logs/denoise/{dataset}/{batch}.tsv"
+        "logs/denoise/{strategy}/{dataset}/{batch}.tsv"
     conda:
         "../../envs/imaging.yaml"
     resources:

@@ -21,10 +21,11 @@ rule evaluate:
     params:
         settings=settings("evaluate"),
         code=code("evaluate"),
+        connectomes=PLAN.connectome_folder,
         task=PLAN.task,
     shell:
         "python -m lcm evaluate --model {wildcards.model:q} --task {wildcards.task:q} --definition {params.task:q}"
-        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"
+        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
         " --weights results/finetune/{wildcards.model:q}/{wildcards.task:q}"
         " --output results/evaluate/{wildcards.model:q}/{wildcards.task:q}"
         " --settings {params.settings:q} > {log:q} 2>&1"

@@ -22,10 +22,11 @@ rule finetune:
     params:
         settings=settings("finetune"),
         code=code("finetune"),
+        connectomes=PLAN.connectome_folder,
         model=PLAN.model,
         task=PLAN.task,
     shell:
         "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"
-        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"
+        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

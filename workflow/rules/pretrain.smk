@@ -21,8 +21,9 @@ rule pretrain:
     params:
         settings=settings("pretrain"),
         code=code("pretrain"),
+        connectomes=PLAN.connectome_folder,
         model=PLAN.model,
     shell:
         "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
-        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes results/correlate"
+        " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
