@@ -22,6 +22,7 @@ from lcm.cohort.simulated_images import (
     motion_trace,
     moving_run,
     preprocessed_run,
+    slice_times,
     write_columns,
     write_json,
     write_nifti,
@@ -173,9 +174,10 @@ def _write_raw(world: World, people: list[Person], folder: Path) -> None:
             rng = world.random(person, task, "image")
             motion = motion_trace(settings.num_volumes, rng)
             series = world.series(person, task)
-            run = moving_run(maps, grid, series, motion, tr_s=settings.tr_s, rng=rng)
+            times_s = slice_times(grid.shape[2], settings.tr_s)
+            run = moving_run(maps, grid, series, motion, tr_s=settings.tr_s, slice_times_s=times_s, rng=rng)
             write_nifti(subject / "func" / f"{scan}_bold.nii.gz", run, grid.affine, settings.tr_s)
-            sidecar = {"RepetitionTime": settings.tr_s, "TaskName": task, "EchoTime": 0.03}
+            sidecar = {"RepetitionTime": settings.tr_s, "TaskName": task, "EchoTime": 0.03, "SliceTiming": times_s}
             write_json(subject / "func" / f"{scan}_bold.json", sidecar)
             write_columns(folder / "motion" / f"{scan}_motion.tsv", dict(zip(MOTION, motion.T, strict=True)))
 

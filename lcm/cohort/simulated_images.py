@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,22 +86,39 @@ def fluctuations(
     return inside, (relative * baseline[:, None]).astype(np.float32)
 
 
+def slice_times(num_slices: int, tr_s: float) -> list[float]:
+    """Seconds after a volume's start at which each slice is taken: first the even ones, then the odd ones (interleaved)."""
+    order = [*range(0, num_slices, 2), *range(1, num_slices, 2)]
+    times = {index: place * tr_s / num_slices for place, index in enumerate(order)}
+    return [times[index] for index in range(num_slices)]
+
+
 def moving_run(
-    maps: Mapping[str, Array], grid: Grid, series: Array, motion: Array, *, tr_s: float, rng: np.random.Generator
+    maps: Mapping[str, Array],
+    grid: Grid,
+    series: Array,
+    motion: Array,
+    *,
+    tr_s: float,
+    slice_times_s: Sequence[float],
+    rng: np.random.Generator,
 ) -> NDArray[np.int16]:
     """A raw run (grid×T): every volume is the head of that moment, moved by `motion` (T×6) and sampled anew, plus noise.
 
     The move turns about the middle of the grid, then shifts. The baseline is interpolated by cubic splines and the 2 %
-    that fluctuate linearly, which keeps the dependence of the blur on the move out of the baseline.
+    that fluctuate linearly, which keeps the dependence of the blur on the move out of the baseline. Between two volumes
+    the fluctuation goes on in a straight line, and each slice along the third axis is taken at its own time.
     """
     from scipy.ndimage import affine_transform, spline_filter
 
     inside, change = fluctuations(maps, series, tr_s, rng)
+    later = (np.asarray(slice_times_s) / tr_s)[np.nonzero(inside)[2]].astype(np.float32)
     coefficients = spline_filter(maps["baseline"].astype(np.float32), order=3, output=np.float32)
     frame = np.zeros(grid.shape, np.float32)
     run = np.empty((*grid.shape, len(series)), np.int16, order="F")
     for volume, move in enumerate(motion):
-        frame[inside] = change[:, volume]
+        next_volume = min(volume + 1, len(series) - 1)
+        frame[inside] = (1 - later) * change[:, volume] + later * change[:, next_volume]
         matrix, offset = _pull(grid, move)
         still = affine_transform(
             coefficients, matrix, offset, order=3, prefilter=False, mode="constant", output=np.float32

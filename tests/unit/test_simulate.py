@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from lcm.atlas import Atlas, load_atlas
 from lcm.cohort import simulate
 from lcm.cohort.simulated_anatomy import Grid, rotation
-from lcm.cohort.simulated_images import framewise_displacement, motion_trace, moving_run, preprocessed_run
+from lcm.cohort.simulated_images import framewise_displacement, motion_trace, moving_run, preprocessed_run, slice_times
 from lcm.cohort.simulated_people import PLANS, recruit
 from lcm.cohort.simulated_phenotypes import write_phenotypes
 from lcm.cohort.simulated_series import (
@@ -159,9 +159,8 @@ def test_the_head_moves_as_the_trace_says():
     motion[20] = [3.0, -2.0, 1.0, 0.0, 0.0, 0.0]
     motion[21] = [0.0, 0.0, 0.0, 0.05, -0.1, 0.2]
     start = np.array([10.0, -6.0, 4.0])
-    run = moving_run(
-        _ball(grid, tuple(start)), grid, np.zeros((40, 116)), motion, tr_s=2.0, rng=np.random.default_rng(0)
-    )
+    times_s, series, rng = slice_times(32, 2.0), np.zeros((40, 116)), np.random.default_rng(0)
+    run = moving_run(_ball(grid, tuple(start)), grid, series, motion, tr_s=2.0, slice_times_s=times_s, rng=rng)
 
     def middle_mm(volume: int) -> NDArray:
         image = np.where(run[..., volume] > 100, run[..., volume], 0)
@@ -169,6 +168,27 @@ def test_the_head_moves_as_the_trace_says():
 
     assert middle_mm(20) - middle_mm(0) == pytest.approx([3.0, -2.0, 1.0], abs=0.1)
     assert middle_mm(21) == pytest.approx(rotation(motion[21, 3:]) @ middle_mm(0), abs=0.1)
+
+
+def test_every_slice_is_taken_at_its_own_time():
+    """One region with a slow sine: a slice's phase lags by the time at which it was taken."""
+    assert slice_times(5, 2.0) == pytest.approx([0, 1.2, 0.4, 1.6, 0.8])
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -62.0
+    grid, tr_s, hz = Grid((32, 32, 32), affine), 2.0, 0.02
+    maps = _ball(grid, (0.0, 0.0, 0.0))
+    maps |= {"regions": maps["brain"], "baseline": 10000.0 * maps["brain"]}
+    seconds = tr_s * np.arange(100)
+    series = np.tile(20 * np.sin(2 * np.pi * hz * seconds)[:, None], 116)
+    times_s, rng = slice_times(32, tr_s), np.random.default_rng(0)
+    run = moving_run(maps, grid, series, np.zeros((100, 6)), tr_s=tr_s, slice_times_s=times_s, rng=rng)
+    for index in (12, 13, 18, 19):
+        slice_T = run[14:18, 14:18, index].astype(float).mean((0, 1))[5:-5]
+        waves = np.column_stack(
+            [np.sin(2 * np.pi * hz * seconds), np.cos(2 * np.pi * hz * seconds), seconds, seconds**0]
+        )
+        sine, cosine, *_ = np.linalg.lstsq(waves[5:-5], slice_T, rcond=None)[0]
+        assert np.arctan2(cosine, sine) / (2 * np.pi * hz) == pytest.approx(times_s[index], abs=0.1)
 
 
 def test_the_confounds_are_in_the_signal():
