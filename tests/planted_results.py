@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lcm.atlas import load_atlas
 from lcm.evaluation.evaluate import write_predictions
 from lcm.evaluation.metrics import score
+from lcm.evaluation.motion_effects import distances
+from lcm.imaging.strategy import strategy_path
 from lcm.tables import (
     BEI,
     COHORT_FLOW,
@@ -28,11 +31,15 @@ from lcm.tables import (
 )
 
 NUM_REGIONS, NUM_VOLUMES = 20, 60
-REGIONS = [f"Region{index // 2}_{'LR'[index % 2]}" for index in range(NUM_REGIONS)]
+REGIONS = list(load_atlas("AAL").names[:NUM_REGIONS])
+"""Ten pairs of mirror regions, left before right."""
 PRIVATE = "PRIVATE"
 """Every participant label begins with it: it must never reach the page."""
+STRATEGIES = ("9P", "36P")
+"""Under the first, connectivity of READY follows head motion, short distances most; the second has removed it."""
 DATASETS = {"RAW": ("bids", "hcpa", 4), "READY": ("series", "abide", 40)}
 CENSORED = (10, 11, 40)
+COVERAGE = [1.0] * (NUM_REGIONS - 1) + [0.3]
 PREDICTED = 0.9
 """Probability that the planted model gives the true level of all but every fifth person."""
 
@@ -61,41 +68,76 @@ def _scans(dataset: str) -> pd.DataFrame:
     return frame.reindex(columns=list(SCANS.columns))
 
 
-def _outcomes(dataset: str, count: int) -> list[str]:
+def _outcomes(dataset: str, count: int, strategy: str) -> list[str]:
     outcomes = [OK] * count
     if dataset == "RAW":
         outcomes[0] = failed(f"sub-{PRIVATE}RAW00_task-rest_bold.nii.gz is truncated")
         outcomes[1] = excluded("0.5 min kept, 2 needed")
+        if strategy == "36P":
+            outcomes[2] = excluded("no degree of freedom left after filter and confounds")
     return outcomes
 
 
 def _plant_imaging(results: Path, dataset: str, rows: pd.DataFrame) -> None:
     random = np.random.default_rng(7)
-    outcomes = _outcomes(dataset, len(rows))
-    common = [
-        {"dataset": dataset, "participant_id": row.participant_id, "scan": row.scan, "outcome": outcome, "tr_s": 2.0}
+    series_NTR = [_simulated(random) for _ in range(len(rows))]
+    fd_mm_N = np.linspace(0.05, 0.37, len(rows))
+    if dataset == "RAW":
+        outcomes = _outcomes(dataset, len(rows), STRATEGIES[0])
+        _plant_series(results, rows, outcomes, series_NTR)
+        _plant_preprocess(results / "preprocess" / dataset, rows, outcomes)
+    for strategy in STRATEGIES:
+        _plant_connectomes(results, strategy, rows, series_NTR, fd_mm_N)
+
+
+def _entries(rows: pd.DataFrame, outcomes: list[str]) -> list[dict]:
+    return [
+        {
+            "dataset": row.dataset,
+            "participant_id": row.participant_id,
+            "scan": row.scan,
+            "outcome": outcome,
+            "tr_s": 2.0,
+        }
         for row, outcome in zip(rows.itertuples(), outcomes, strict=True)
     ]
-    series, denoised, connectomes = [], [], []
-    for entry in common:
-        data_TR = _simulated(random)
-        motion = {"mean_fd_mm": 0.21, "num_volumes": NUM_VOLUMES, "num_kept": NUM_VOLUMES - 3}
-        cover = {"coverage": [1.0] * (NUM_REGIONS - 1) + [0.3]}
-        kept = [index not in CENSORED for index in range(NUM_VOLUMES)]
-        arrays = {"kept": kept, "fd_mm": np.where(kept, 0.15, 0.9).tolist(), "series": data_TR.ravel().tolist()}
+
+
+def _plant_series(results: Path, rows: pd.DataFrame, outcomes: list[str], series_NTR: list[np.ndarray]) -> None:
+    """Parcellate's table: the excluded scan has a series and is refused by denoise, the failed one has none."""
+    planted = []
+    for entry, data_TR in zip(_entries(rows, outcomes), series_NTR, strict=True):
         drift_TR = 500 + data_TR + np.linspace(0, 8, NUM_VOLUMES)[:, None]
-        raw = {"outcome": OK, "num_volumes": NUM_VOLUMES, "series": drift_TR.ravel().tolist()}
-        fc = np.corrcoef(data_TR.T)[np.triu_indices(NUM_REGIONS, k=1)]
+        raw = {"outcome": OK, "num_volumes": NUM_VOLUMES, "series": drift_TR.ravel().tolist(), "coverage": COVERAGE}
+        planted.append(entry if entry["outcome"].startswith("failed") else entry | raw)
+    _write(planted, series_schema(REGIONS, "AAL"), results / "parcellate" / "RAW" / "batch-0.arrow")
+
+
+def _plant_connectomes(
+    results: Path, strategy: str, rows: pd.DataFrame, series_NTR: list[np.ndarray], fd_mm_N: np.ndarray
+) -> None:
+    dataset = str(rows["dataset"].iloc[0])
+    slope_E = motion_slopes() if strategy == STRATEGIES[0] else 0.0
+    kept = [index not in CENSORED for index in range(NUM_VOLUMES)]
+    denoised, connectomes = [], []
+    entries = _entries(rows, _outcomes(dataset, len(rows), strategy))
+    for entry, data_TR, fd_mm in zip(entries, series_NTR, fd_mm_N, strict=True):
+        numbers = {"num_volumes": NUM_VOLUMES, "num_kept": NUM_VOLUMES - 3, "coverage": COVERAGE}
+        numbers |= {"mean_fd_mm": fd_mm, "residual_dof": 12.0}
+        arrays = {"kept": kept, "fd_mm": np.where(kept, 0.15, 0.9).tolist(), "series": data_TR.ravel().tolist()}
+        fc_E = np.corrcoef(data_TR.T)[np.triu_indices(NUM_REGIONS, k=1)] + slope_E * (fd_mm - fd_mm_N.mean())
+        whole = {"window": 0, "window_start": 0, "fc": fc_E.tolist()}
         is_usable = entry["outcome"] == OK
-        # The excluded scan has a series and is refused by denoise; the failed one has nothing from preprocess on.
-        series.append(entry if entry["outcome"].startswith("failed") else entry | cover | raw)
-        denoised.append(entry | cover | motion | arrays if is_usable else entry)
-        connectomes.append(entry | cover | motion | {"fc": fc.tolist()} if is_usable else entry)
-    if dataset == "RAW":
-        _write(series, series_schema(REGIONS, "AAL"), results / "parcellate" / dataset / "batch-0.arrow")
-        _plant_preprocess(results / "preprocess" / dataset, rows, outcomes)
-    _write(denoised, denoised_schema(REGIONS, "AAL", "9P"), results / "denoise" / dataset / "batch-0.arrow")
-    _write(connectomes, connectome_schema(REGIONS, "AAL", "9P"), results / "correlate" / dataset / "batch-0.arrow")
+        denoised.append(entry | numbers | arrays if is_usable else entry)
+        connectomes.append(entry | numbers | whole if is_usable else entry)
+    place = Path(strategy) / dataset / "batch-0.arrow"
+    _write(denoised, denoised_schema(REGIONS, "AAL", strategy), results / "denoise" / place)
+    _write(connectomes, connectome_schema(REGIONS, "AAL", strategy), results / "correlate" / place)
+
+
+def motion_slopes() -> np.ndarray:
+    """Planted change of each edge's FC (E) with mean FD, per mm: 1.5 for regions in one place, 0 at 12 cm."""
+    return 1.5 * np.clip(1 - distances(REGIONS, "AAL") / 120, 0, None)
 
 
 def _simulated(random: np.random.Generator) -> np.ndarray:
@@ -116,6 +158,12 @@ def _plant_preprocess(folder: Path, rows: pd.DataFrame, outcomes: list[str]) -> 
         said = outcome if outcome.startswith("failed") else OK
         run = {"dataset": row.dataset, "participant_id": row.participant_id, "scan": row.scan, "outcome": said}
         run |= {"dice_template": 0.93, "mean_fd_mm": 0.21, "num_volumes": NUM_VOLUMES, "tr_s": 2.0}
+        run |= {
+            "dice_t1w": 0.91,
+            "template": "MNI152NLin2009aSym",
+            "slice_timing": "corrected to 0.975 s",
+            "num_non_steady": 1,
+        }
         write_tsv(
             pd.DataFrame([run]).reindex(columns=list(RUNS.columns)), folder / f"{row.participant_id}_runs.tsv", RUNS
         )
@@ -171,13 +219,16 @@ def planted_predictions(model: str, task: str, num_people: int = 40) -> pd.DataF
 
 
 def _plant_records(results: Path) -> None:
+    settings = {"preprocess": {"backend": "builtin"}, "denoise": {"fd_mm": 0.5}}
     for stage, place in [
         ("index", "index/record.json"),
-        ("denoise", "denoise/RAW/batch-0.json"),
-        ("correlate", "correlate/RAW/batch-0.json"),
+        ("preprocess", f"preprocess/RAW/sub-{PRIVATE}RAW00_runs.json"),
+        *(("denoise", f"denoise/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
+        *(("correlate", f"correlate/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
         ("finetune", "finetune/lcm/autism/fold-0/record.json"),
     ]:
-        content = {"stage": stage, "settings": {"fd_mm": 0.5} if stage == "denoise" else {"seed": 12345}}
+        content = {"stage": stage, "settings": settings.get(stage, {"seed": 12345})}
+        content |= {"inputs": {"strategy": {"path": str(strategy_path(place.split("/")[1]))}}}
         content |= {"versions": {"python": "3.11.7", "numpy": "2.4.0"}, "seconds": 1.5, "peak_mb": 210}
         content |= {"methods": f"The planted sentence of {stage}."}
         path = results / place

@@ -6,7 +6,8 @@ Shape suffixes: T volumes, R regions. Only matplotlib's object interface is used
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 DPI = 130
 INK, MUTED, BLUE, ORANGE, RULE = "#1b2733", "#566370", "#1f6fb2", "#c2410c", "#d5dce3"
 """Text, axis text, data, threshold or censored, grid: all but the grid have contrast over 4.5 on white."""
+
+STRATEGY_COLOURS = (BLUE, ORANGE, "#00806a", "#8a4fbf", "#7a5c00", "#b5327f", "#4d6b1f", "#566370")
+"""One a confound strategy, in order, then again with dashes; contrast over 4.5 on white, told apart by colour-blind eyes
+with the row labels and dashes beside them."""
 
 CARPET_LIMIT = 2.0
 """Standard deviations at which a carpet's grey ends; ±2 is the convention of carpet plots (Power 2017)."""
@@ -65,8 +70,8 @@ def _plain(axes: Axes) -> None:
     axes.yaxis.label.set(color=INK, size=9)
 
 
-def connectome(fc_RR: np.ndarray, *, limit: float) -> str:
-    """Mean connectome as a matrix, blue to red over ±`limit`; regions without a value are grey."""
+def connectome(fc_RR: np.ndarray, *, limit: float, label: str) -> str:
+    """Mean connectome as a matrix, blue to red over ±`limit`; regions without a value are grey, `label` names the value."""
     from matplotlib import colormaps
 
     figure = _figure(4.0, 3.4)
@@ -81,7 +86,7 @@ def connectome(fc_RR: np.ndarray, *, limit: float) -> str:
     axes.set_xlim(-0.5, len(fc_RR) - 0.5)
     _plain(axes)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
-    bar.set_label("mean Pearson r", size=9, color=INK)
+    bar.set_label(label, size=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=MUTED)
     bar.outline.set_visible(False)
     return _finish(figure)
@@ -185,5 +190,63 @@ def histogram(value_N: np.ndarray, *, label: str, count_label: str, limit: float
     axes.set_xlabel(label)
     axes.set_ylabel(count_label)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    _plain(axes)
+    return _finish(figure)
+
+
+def _style(number: int) -> tuple[str, str]:
+    """Colour and line style of the strategy with that place."""
+    turn, place = divmod(number, len(STRATEGY_COLOURS))
+    return STRATEGY_COLOURS[place], ("-", "--", ":")[turn % 3]
+
+
+def ridges(values: Mapping[str, np.ndarray], *, label: str) -> str:
+    """A histogram a name, one above the other on one axis about 0, the median marked; the first name on top."""
+    reach = max(0.3, math.ceil(10 * max(float(np.abs(value).max()) for value in values.values())) / 10)
+    bins = np.linspace(-reach, reach, 61)
+    middle = (bins[1:] + bins[:-1]) / 2
+    figure = _figure(4.0, 0.7 + 0.4 * len(values))
+    axes = figure.subplots()
+    for number, value in enumerate(values.values()):
+        base, (colour, style) = len(values) - 1 - number, _style(number)
+        counts = np.histogram(value, bins)[0]
+        height = 0.85 * counts / counts.max()
+        axes.fill_between(middle, base, base + height, step="mid", color=colour, alpha=0.25, linewidth=0)
+        axes.step(middle, base + height, where="mid", color=colour, linewidth=1.1, linestyle=style)
+        axes.vlines(np.median(value), base, base + 0.85, color=colour, linewidth=2)
+    axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    axes.set_yticks([base + 0.3 for base in range(len(values))], list(values)[::-1])
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-0.08, len(values))
+    axes.set_xlabel(label)
+    _plain(axes)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    return _finish(figure)
+
+
+def binned(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, label: str, value_label: str, num_bins: int = 10
+) -> str:
+    """Mean of y in bins of x that hold equally many points, a line a name; x and y of each name have one length."""
+    figure = _figure(4.0, 2.4 + 0.2 * math.ceil(len(curves) / 3))
+    axes = figure.subplots()
+    for number, (name, (x, y)) in enumerate(curves.items()):
+        colour, style = _style(number)
+        groups = np.array_split(np.argsort(x, kind="stable"), min(num_bins, len(x)))
+        means = [(float(x[group].mean()), float(y[group].mean())) for group in groups]
+        axes.plot(
+            *zip(*means, strict=True),
+            color=colour,
+            linestyle=style,
+            linewidth=1.6,
+            marker="o",
+            markersize=3,
+            label=name,
+        )
+    axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    axes.set_xlabel(label)
+    axes.set_ylabel(value_label)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
     _plain(axes)
     return _finish(figure)

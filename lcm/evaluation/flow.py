@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lcm.tables import OK, RUNS, read_arrow, read_tsv
+from lcm.tables import OK, read_arrow
 
 SCAN_STAGES = ("index", "preprocess", "parcellate", "denoise", "correlate")
 """Stages a scan passes, in running order; a ready series enters at one of the last two."""
@@ -37,52 +37,58 @@ def public(outcome: str) -> str:
     return _PARTICIPANT.sub("one scan", _FILE.sub("a file", outcome)).strip()
 
 
-def final_outcomes(results: Path, scans: pd.DataFrame) -> pd.DataFrame:
+def final_outcomes(results: Path, scans: pd.DataFrame, runs: Mapping[str, pd.DataFrame], strategy: str) -> pd.DataFrame:
     """Last outcome of every scan of the index and the stage that decided it: dataset, scan, stage, outcome.
 
-    The last word is the connectome table's. Raises ValueError when a batch's connectomes and the index do not hold the
-    same scans: a scan was lost or invented.
+    The last word is the connectome table's under `strategy`, where all windows of a scan say the same; `runs` holds each
+    dataset's runs table. Raises ValueError when a batch's connectomes and the index do not hold the same scans: a scan
+    was lost or invented.
     """
     batches = []
     for (dataset, batch), indexed in scans.groupby(["dataset", "batch"], sort=True):
-        final = _outcomes(results / "correlate" / str(dataset) / f"{batch}.arrow")
+        final = _outcomes(results / "correlate" / strategy / str(dataset) / f"{batch}.arrow")
         lost, invented = set(indexed["scan"]) - set(final.index), set(final.index) - set(indexed["scan"])
         if lost or invented or final.index.duplicated().any():
             raise ValueError(
-                f"{dataset}, batch {batch}: outcomes do not add up: of {len(indexed)} indexed scans {len(lost)} have no "
-                f"outcome, {len(invented)} outcomes have no indexed scan, "
+                f"{dataset}, batch {batch}, strategy {strategy}: outcomes do not add up: of {len(indexed)} indexed scans "
+                f"{len(lost)} have no outcome, {len(invented)} outcomes have no indexed scan, "
                 f"{int(final.index.duplicated().sum())} are counted twice; run correlate of this batch again"
             )
-        decided = _deciding_stage(results, str(dataset), str(batch), indexed.set_index("scan")["outcome"], final)
+        said = {"index": _by_scan(indexed), "preprocess": _by_scan(runs[str(dataset)])}
+        said |= _said(results, strategy, str(dataset), str(batch))
+        decided = _deciding_stage(said, final)
         columns = {"dataset": dataset, "scan": final.index, "stage": decided, "outcome": final.to_numpy()}
         batches.append(pd.DataFrame(columns))
     return pd.concat(batches, ignore_index=True)
 
 
+def _by_scan(table: pd.DataFrame) -> pd.Series:
+    return table.set_index("scan")["outcome"]
+
+
+def _said(results: Path, strategy: str, dataset: str, batch: str) -> dict[str, pd.Series]:
+    """Outcomes in the tables between preprocess and correlate; a ready series passes none or one of these stages."""
+    tables = {"parcellate": results / "parcellate" / dataset, "denoise": results / "denoise" / strategy / dataset}
+    paths = {stage: folder / f"{batch}.arrow" for stage, folder in tables.items()}
+    return {stage: _outcomes(path) for stage, path in paths.items() if path.is_file()}
+
+
 def _outcomes(path: Path) -> pd.Series:
-    columns = read_arrow(path).select(["scan", "outcome"]).to_pandas()
-    return columns.set_index("scan")["outcome"]
+    """Outcome by scan; a scan stands twice only where a row is repeated or its windows disagree."""
+    table = read_arrow(path)
+    rows = [name for name in ("scan", "window") if name in table.schema.names]
+    frame = table.select([*rows, "outcome"]).to_pandas()
+    shown = frame.duplicated(rows) | ~frame.duplicated(["scan", "outcome"])
+    return _by_scan(frame[shown])
 
 
-def _deciding_stage(results: Path, dataset: str, batch: str, indexed: pd.Series, final: pd.Series) -> list[str]:
+def _deciding_stage(said: Mapping[str, pd.Series], final: pd.Series) -> list[str]:
     """The first stage whose table says anything but ok, for every scan of `final`; correlate for those that are ok."""
-    said = {"index": indexed, "preprocess": _preprocess_outcomes(results, dataset, indexed)}
-    for stage in ("parcellate", "denoise"):
-        path = results / stage / dataset / f"{batch}.arrow"
-        if path.is_file():
-            said[stage] = _outcomes(path)
     refused = {name: set(outcomes[outcomes != OK].index) for name, outcomes in said.items()}
     return [
         next((name for name in SCAN_STAGES if outcome != OK and scan in refused.get(name, ())), SCAN_STAGES[-1])
         for scan, outcome in final.items()
     ]
-
-
-def _preprocess_outcomes(results: Path, dataset: str, indexed: pd.Series) -> pd.Series:
-    labels = {scan.split("_", 1)[0] for scan in indexed.index}
-    paths = [results / "preprocess" / dataset / f"{label}_runs.tsv" for label in sorted(labels)]
-    tables = [read_tsv(path, RUNS).set_index("scan")["outcome"] for path in paths if path.is_file()]
-    return pd.concat(tables) if tables else pd.Series(dtype=str)
 
 
 def count_outcomes(outcomes: pd.DataFrame, num_indexed: Mapping[str, int]) -> pd.DataFrame:

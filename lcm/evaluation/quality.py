@@ -8,14 +8,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import yaml
 
-from lcm.tables import OK, RUNS, atlas_name, read_arrow, read_tsv, region_names, square
+from lcm.tables import OK, atlas_name, read_arrow, region_names, square
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 HEMISPHERES = (("_L", "_R"), ("-L", "-R"), (" L", " R"))
 """How atlases mark a region's two sides at the end of its name."""
+
+UNBOUNDED = ("covariance", "tangent")
+"""Kinds of connectivity that are no correlations: their mean is taken as it is, not over Fisher z."""
 
 
 @dataclass
@@ -25,14 +33,15 @@ class Quality:
     dataset: str
     atlas: str
     strategy: str
+    kind: str
+    """Kind of connectivity, e.g. correlation."""
     regions: list[str]
     scans: pd.DataFrame
-    """One row a usable scan: tr_s, num_volumes, num_kept, mean_fd_mm (NaN where unknown), mean_fc."""
+    """One row a usable scan: tr_s, num_volumes, num_kept, residual_dof, mean_fd_mm (NaN where unknown), mean_fc."""
     mean_fc_RR: np.ndarray
     coverage_NR: np.ndarray
     example: Example | None = None
     overlays: list[Path] = field(default_factory=list)
-    dice_template: float = float("nan")
 
     @property
     def homotopic_fc(self) -> float:
@@ -62,42 +71,66 @@ class Example:
     kept_T: np.ndarray
 
 
-def inspect(results: Path, dataset: str, batches: list[str], *, num_overlays: int) -> Quality | None:
-    """Read a dataset's tables; None when none of its scans is usable."""
-    tables = [read_arrow(results / "correlate" / dataset / f"{batch}.arrow") for batch in batches]
-    rows, coverages = [], []
-    num_regions = len(region_names(tables[0]))
-    total = np.zeros(num_regions * (num_regions - 1) // 2)
-    counts = np.zeros(len(total), dtype=int)
+def inspect(results: Path, strategy: str, dataset: str, batches: list[str], *, num_overlays: int) -> Quality | None:
+    """Read a dataset's tables under one strategy; None when none of its scans is usable."""
+    tables = [read_arrow(results / "correlate" / strategy / dataset / f"{batch}.arrow") for batch in batches]
+    regions, metadata = region_names(tables[0]), tables[0].schema.metadata
+    kind = metadata.get(b"kind", b"correlation").decode()
+    totals_E = np.zeros(len(regions) * (len(regions) - 1) // 2)
+    counts_E = np.zeros(len(totals_E), dtype=int)
+    frames, coverages = [], []
     for table in tables:
         usable = table.filter([outcome == OK for outcome in table["outcome"].to_pylist()])
         if usable.num_rows == 0:
             continue
-        fc_NE = usable["fc"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        fc_NE = fc_NE.reshape(usable.num_rows, -1).astype(float)
-        # Means of Fisher z, as everywhere in the field; the clip keeps identical regions (r = 1) finite.
-        z_NE = np.arctanh(np.clip(fc_NE, -0.999999, 0.999999))
-        total = total + np.nansum(z_NE, axis=0)
-        counts = counts + np.isfinite(z_NE).sum(axis=0)
-        frame = usable.select(["tr_s", "num_volumes", "num_kept", "mean_fd_mm"]).to_pandas().astype(float)
-        rows.append(frame.assign(mean_fc=_row_means(fc_NE)))
-        coverages += [np.asarray(row, dtype=float) for row in usable["coverage"].to_pylist() if row is not None]
-    if not rows:
+        fc_NE = edges(usable)
+        values_NE = fc_NE if kind in UNBOUNDED or metadata.get(b"fisher_z") == b"true" else fisher_z(fc_NE)
+        totals_E = totals_E + np.nansum(values_NE, axis=0)
+        counts_E = counts_E + np.isfinite(values_NE).sum(axis=0)
+        frame = _scan_numbers(usable, _row_means(values_NE if kind in UNBOUNDED else np.tanh(values_NE)))
+        frames.append(frame)
+        covered = usable["coverage"].take(frame["row"].to_list()).to_pylist()
+        coverages += [np.asarray(row, dtype=float) for row in covered if row is not None]
+    if not frames:
         return None
-    regions = region_names(tables[0])
-    mean_E = np.tanh(np.divide(total, counts, out=np.full(len(total), np.nan), where=counts > 0))
+    mean_E = np.divide(totals_E, counts_E, out=np.full(len(totals_E), np.nan), where=counts_E > 0)
     return Quality(
         dataset=dataset,
         atlas=atlas_name(tables[0]),
-        strategy=(tables[0].schema.metadata.get(b"strategy") or b"n/a").decode(),
+        strategy=(metadata.get(b"strategy") or b"n/a").decode(),
+        kind=kind,
         regions=regions,
-        scans=pd.concat(rows, ignore_index=True),
-        mean_fc_RR=square(mean_E[None], len(regions))[0],
+        scans=pd.concat(frames, ignore_index=True),
+        mean_fc_RR=square((mean_E if kind in UNBOUNDED else np.tanh(mean_E))[None], len(regions))[0],
         coverage_NR=np.stack(coverages) if coverages else np.empty((0, len(regions))),
-        example=_example(results, dataset, batches, len(regions)),
+        example=_example(results, strategy, dataset, batches, len(regions)),
         overlays=_overlays(results, dataset)[:num_overlays],
-        dice_template=_dice(results, dataset),
     )
+
+
+def edges(usable: pa.Table) -> np.ndarray:
+    """The `fc` of connectome rows that are all ok, N×E in float64."""
+    flat = usable["fc"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(usable.num_rows, -1).astype(float)
+
+
+def fisher_z(fc_NE: np.ndarray) -> np.ndarray:
+    """Fisher z, the scale on which the field takes means; the clip keeps identical regions (r = 1) finite."""
+    return np.arctanh(np.clip(fc_NE, -0.999999, 0.999999))
+
+
+def _scan_numbers(usable: pa.Table, mean_fc_N: np.ndarray) -> pd.DataFrame:
+    """One row a scan, in order of appearance, from one row a window; `row` is the scan's first row in `usable`.
+
+    Kept volumes are added up over windows, the run's own numbers are taken once, mean FC is averaged.
+    """
+    columns = ["scan", "tr_s", "num_volumes", "num_kept", "residual_dof", "mean_fd_mm"]
+    frame = usable.select(columns).to_pandas().assign(mean_fc=mean_fc_N, row=np.arange(usable.num_rows))
+    once = dict.fromkeys(("row", "tr_s", "num_volumes", "residual_dof", "mean_fd_mm"), "first")
+    grouped = (
+        frame.groupby("scan", sort=False).agg(once | {"num_kept": "sum", "mean_fc": "mean"}).reset_index(drop=True)
+    )
+    return grouped.astype(dict.fromkeys(grouped.columns.drop("row"), float))
 
 
 def _row_means(fc_NE: np.ndarray) -> np.ndarray:
@@ -107,10 +140,10 @@ def _row_means(fc_NE: np.ndarray) -> np.ndarray:
     return np.divide(sums_N, counts_N, out=np.full(len(fc_NE), np.nan), where=counts_N > 0)
 
 
-def _example(results: Path, dataset: str, batches: list[str], num_regions: int) -> Example | None:
+def _example(results: Path, strategy: str, dataset: str, batches: list[str], num_regions: int) -> Example | None:
     """The usable scan whose motion is nearest the dataset's median (the first where motion is unknown)."""
     for batch in batches:
-        path = results / "denoise" / dataset / f"{batch}.arrow"
+        path = results / "denoise" / strategy / dataset / f"{batch}.arrow"
         if not path.is_file():
             continue
         table = read_arrow(path)
@@ -148,16 +181,18 @@ def _overlays(results: Path, dataset: str) -> list[Path]:
     return sorted((results / "preprocess" / dataset / "figures").glob("*_desc-registration.png"))
 
 
-def _dice(results: Path, dataset: str) -> float:
-    tables = [read_tsv(path, RUNS) for path in sorted((results / "preprocess" / dataset).glob("*_runs.tsv"))]
-    dice = pd.concat(tables)["dice_template"].dropna() if tables else pd.Series(dtype=float)
-    return float(dice.median()) if len(dice) else float("nan")
+def censoring_limit(results: Path, strategy: str, dataset: str, batches: list[str]) -> float | None:
+    """The framewise displacement above which volumes were censored: the strategy's own, else the study's.
 
-
-def censoring_limit(results: Path, dataset: str, batches: list[str]) -> float | None:
-    """The framewise displacement above which volumes were censored, from the record beside the denoised table."""
+    Read from the record beside the denoised table and from the strategy file that it names; None where nothing says so.
+    """
     for batch in batches:
-        path = results / "denoise" / dataset / f"{batch}.json"
+        path = results / "denoise" / strategy / dataset / f"{batch}.json"
         if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))["settings"].get("fd_mm")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            own = Path(record["inputs"]["strategy"]["path"])
+            if not own.is_file():
+                return None
+            settings = yaml.safe_load(own.read_text(encoding="utf-8")).get("settings") or {}
+            return settings.get("fd_mm", record["settings"]["fd_mm"])
     return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from lcm.evaluation import figures
-from lcm.evaluation.quality import Quality, censoring_limit, inspect
+from lcm.evaluation.quality import UNBOUNDED, Quality, censoring_limit, inspect
 
 COLUMNS = (
     "Dataset",
@@ -21,7 +22,6 @@ COLUMNS = (
     "Mean FC",
     "Homotopic FC",
     "Uncovered regions",
-    "Template Dice",
     "Atlas",
     "Strategy",
 )
@@ -49,17 +49,20 @@ class QualityCard:
     remarks: list[str]
 
 
-def quality_cards(results: Path, batches: dict[str, list[str]], *, num_overlays: int) -> list[QualityCard]:
-    """One card a dataset that has usable scans, in the order of `batches`."""
+def quality_cards(
+    results: Path, strategy: str, batches: Mapping[str, list[str]], *, num_overlays: int
+) -> list[QualityCard]:
+    """One card a dataset that has usable scans under the strategy, in the order of `batches`."""
     cards = []
     for dataset, names in batches.items():
-        quality = inspect(results, dataset, names, num_overlays=num_overlays)
+        quality = inspect(results, strategy, dataset, names, num_overlays=num_overlays)
         if quality is not None:
-            cards.append(_card(quality, censoring_limit(results, dataset, names)))
+            cards.append(_card(quality, censoring_limit(results, strategy, dataset, names)))
     return cards
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+    """A number for a table; NaN is n/a."""
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
@@ -69,14 +72,13 @@ def _card(quality: Quality, fd_limit_mm: float | None) -> QualityCard:
     median_R = np.nanmedian(quality.coverage_NR, axis=0) if len(quality.coverage_NR) else np.array([])
     numbers = [
         str(len(scans)),
-        _number(quality.median("tr_s"), 2),
-        _number(quality.median("num_volumes"), 0),
-        _number(kept, 0),
-        _number(quality.median("mean_fd_mm"), 2),
-        _number(quality.median("mean_fc"), 2),
-        _number(quality.homotopic_fc, 2),
+        number(quality.median("tr_s"), 2),
+        number(quality.median("num_volumes"), 0),
+        number(kept, 0),
+        number(quality.median("mean_fd_mm"), 2),
+        number(quality.median("mean_fc"), 2),
+        number(quality.homotopic_fc, 2),
         str(int(np.sum(median_R < LOW_COVERAGE))) if len(median_R) else "n/a",
-        _number(quality.dice_template, 2),
         quality.atlas,
         quality.strategy,
     ]
@@ -91,12 +93,14 @@ def _connectome(quality: Quality) -> FigureView:
     # 98th percentile: a few homotopic pairs would otherwise wash out the rest.
     limit = max(0.2, math.ceil(10 * float(np.quantile(finite, 0.98))) / 10) if len(finite) else 1.0
     mean, missing = float(np.nanmean(off)) if len(finite) else math.nan, int(np.isnan(off).sum())
+    measure = "Pearson r" if quality.kind == "correlation" else quality.kind
+    over = "" if quality.kind in UNBOUNDED else ", mean over Fisher z"
     return FigureView(
         "Mean connectome",
-        figures.connectome(quality.mean_fc_RR, limit=limit),
-        f"Matrix of the mean correlation between {len(quality.regions)} regions over {len(quality.scans)} scans of "
-        f"{quality.dataset}; mean {_number(mean, 2)}, homotopic {_number(quality.homotopic_fc, 2)}.",
-        f"{len(quality.regions)} regions of {quality.atlas}, {len(quality.scans)} scans, mean over Fisher z. "
+        figures.connectome(quality.mean_fc_RR, limit=limit, label=f"mean {measure}"),
+        f"Matrix of the mean {measure} between {len(quality.regions)} regions over {len(quality.scans)} scans of "
+        f"{quality.dataset}; mean {number(mean, 2)}, homotopic {number(quality.homotopic_fc, 2)}.",
+        f"{len(quality.regions)} regions of {quality.atlas}, {len(quality.scans)} scans{over}. "
         f"Region pairs without a value in any scan: {missing}.",
     )
 

@@ -17,6 +17,11 @@ import pandas as pd
 from lcm.config import Report
 from lcm.evaluation.benchmark import overview, refusals, task_tables
 from lcm.evaluation.flow import CohortFlow, cohort_flows, count_outcomes, final_outcomes, public
+from lcm.evaluation.motion_effects import datasets_by_strategy, motion_effects
+from lcm.evaluation.motion_page import COLUMNS as MOTION_COLUMNS
+from lcm.evaluation.motion_page import motion_section
+from lcm.evaluation.preprocessing import COLUMNS as PREPROCESSING_COLUMNS
+from lcm.evaluation.preprocessing import preprocessing_rows, read_runs
 from lcm.evaluation.quality_page import COLUMNS, quality_cards
 from lcm.evaluation.records import StageRecord, read_records
 from lcm.tables import BEI, COHORT_FLOW, OK, OUTCOMES, SCANS, SCORES, read_tsv, write_atomically, write_tsv
@@ -30,6 +35,8 @@ LIMITS = (
     "their own models.",
     "People of all sites are in every fold. A model may use site, scanner or head motion instead of the "
     "disease; leaving whole sites out, and rows from site and motion alone, would show it.",
+    "People who move more also differ in age and health, so connectivity that correlates with head motion need not be an "
+    "artefact, and a strategy that lowers QC–FC may also remove what a model could learn.",
     "Many rows are compared and no p value is corrected; a difference between two rows whose intervals overlap is not "
     "a finding.",
     "A row under the people limit is shown for completeness. It cannot rank models.",
@@ -43,6 +50,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder with one folder a stage")
     parser.add_argument("--models", nargs="*", help="rows of the benchmark, in order; absent: all that were evaluated")
     parser.add_argument("--tasks", nargs="*", help="tasks of the benchmark, in order; absent: all that were evaluated")
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        help="confound strategies, by the names of their folders; the first is the one that models learned from",
+    )
+    parser.add_argument("--atlas", default="AAL", help="atlas of the connectomes, as in parcellate.atlas")
     parser.add_argument("--output", type=Path, required=True, help="folder for index.html, benchmark.tsv, outcomes.tsv")
     parser.add_argument(
         "--verdict",
@@ -55,7 +68,11 @@ def main(options: argparse.Namespace) -> int | None:
     """Write the page and its tables, or with --verdict say in two lines what they hold."""
     if options.verdict:
         return verdict(options.output)
-    study = read_study(options.results, options.models, options.tasks)
+    if not options.strategies:
+        raise ValueError(
+            "--strategies is missing: name every confound strategy, first the one that models learned from"
+        )
+    study = read_study(options.results, options.strategies, options.atlas, options.models, options.tasks)
     page = render(study, options.settings)
     write_tsv(study.scores, options.output / "benchmark.tsv", SCORES)
     write_tsv(study.counts, options.output / "outcomes.tsv", OUTCOMES)
@@ -79,10 +96,19 @@ class Study:
     """Everything the page is made of, read and checked."""
 
     results: Path
+    atlas: str
+    primary: str
+    """The strategy that models learned from."""
     scans: pd.DataFrame
+    batches: dict[str, list[str]]
+    """Of each dataset."""
+    runs: dict[str, pd.DataFrame]
+    """The runs table of each dataset; empty where its images were not preprocessed here."""
     bei: pd.DataFrame
     outcomes: pd.DataFrame
-    """One row a scan: dataset, scan, stage, outcome."""
+    """One row a scan: dataset, scan, stage, outcome; under the primary strategy."""
+    outcomes_by_strategy: dict[str, pd.DataFrame]
+    """The same under every strategy, of the datasets that have it."""
     counts: pd.DataFrame
     """The `outcomes` table."""
     flows: list[CohortFlow]
@@ -90,19 +116,45 @@ class Study:
     records: list[StageRecord]
 
 
-def read_study(results: Path, models: Sequence[str] | None = None, tasks: Sequence[str] | None = None) -> Study:
+def read_study(
+    results: Path,
+    strategies: Sequence[str],
+    atlas: str,
+    models: Sequence[str] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> Study:
     """Read a study's tables; raises ValueError when outcomes or cohort flow do not add up.
 
-    `models` and `tasks` name what the study asks for now, so that one asked for earlier does not linger in the table.
+    The first of `strategies` is the one that models learned from. `models` and `tasks` name what the study asks for now,
+    so that one asked for earlier does not linger in the table.
     """
     scans = read_tsv(results / "index" / "scans.tsv", SCANS)
     bei = read_tsv(results / "harmonize" / "bei.tsv", BEI)
-    outcomes = final_outcomes(results, scans)
-    counts = count_outcomes(outcomes, Counter(scans["dataset"]))
-    flows = cohort_flows(read_tsv(results / "harmonize" / "cohort_flow.tsv", COHORT_FLOW), bei, outcomes)
+    batches = {str(name): sorted(found) for name, found in scans.groupby("dataset")["batch"].unique().items()}
+    runs = {name: read_runs(results, name) for name in batches}
+    outcomes = {}
+    for strategy, datasets in datasets_by_strategy(results, batches, strategies).items():
+        outcomes[strategy] = final_outcomes(results, scans[scans["dataset"].isin(datasets)], runs, strategy)
+    primary = outcomes[strategies[0]]
+    counts = count_outcomes(primary, Counter(scans["dataset"]))
+    flows = cohort_flows(read_tsv(results / "harmonize" / "cohort_flow.tsv", COHORT_FLOW), bei, primary)
     scores = read_scores(results)
     scores = scores[scores["model"].isin(models or scores["model"]) & scores["task"].isin(tasks or scores["task"])]
-    return Study(results, scans, bei, outcomes, counts, flows, scores, read_records(results))
+    return Study(
+        results=results,
+        atlas=atlas,
+        primary=strategies[0],
+        scans=scans,
+        batches=batches,
+        runs=runs,
+        bei=bei,
+        outcomes=primary,
+        outcomes_by_strategy=outcomes,
+        counts=counts,
+        flows=flows,
+        scores=scores,
+        records=read_records(results),
+    )
 
 
 def read_scores(results: Path) -> pd.DataFrame:
@@ -123,7 +175,7 @@ def render(study: Study, settings: Report) -> str:
     )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     tasks = task_tables(study.scores, min_people=settings.min_test_people_per_level)
-    batches = study.scans.groupby("dataset")["batch"].unique()
+    effects = motion_effects(study.results, study.batches, study.outcomes_by_strategy, study.atlas)
     return environment.get_template("page.html.j2").render(
         title=settings.title,
         lead=_lead(study),
@@ -138,11 +190,12 @@ def render(study: Study, settings: Report) -> str:
         outcome_shares=_shares(study.counts),
         outcome_rows=_outcome_rows(study.outcomes),
         quality_columns=COLUMNS,
-        quality=quality_cards(
-            study.results,
-            {str(name): sorted(found) for name, found in batches.items()},
-            num_overlays=settings.num_qc_scans,
-        ),
+        quality=quality_cards(study.results, study.primary, study.batches, num_overlays=settings.num_qc_scans),
+        preprocessing_columns=PREPROCESSING_COLUMNS,
+        preprocessing=preprocessing_rows(study.results, study.runs, _inputs(study)),
+        motion_columns=MOTION_COLUMNS,
+        motion=motion_section(effects),
+        primary=study.primary,
         records=study.records,
         versions=sorted({item for record in study.records for item in record.versions.items()}),
         limits=LIMITS,
@@ -150,8 +203,12 @@ def render(study: Study, settings: Report) -> str:
 
 
 def _lead(study: Study) -> str:
-    ends = [f"{name} ({kind})" for name, kind in sorted(study.scans.groupby("dataset")["input"].first().items())]
+    ends = [f"{name} ({kind})" for name, kind in sorted(_inputs(study).items())]
     return f"From scans to scores in one run. Datasets: {', '.join(ends)}."
+
+
+def _inputs(study: Study) -> dict[str, str]:
+    return {str(name): kind for name, kind in study.scans.groupby("dataset")["input"].first().items()}
 
 
 def _facts(study: Study) -> list[tuple[str, str]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from lcm.config import Report
@@ -18,17 +21,27 @@ from lcm.evaluation.benchmark import task_tables
 from lcm.evaluation.figures import zscored
 from lcm.evaluation.flow import public
 from lcm.evaluation.metrics import not_run
-from lcm.evaluation.quality import inspect
+from lcm.evaluation.preprocessing import preprocessing_rows, read_runs
+from lcm.evaluation.quality import censoring_limit, inspect
 from lcm.evaluation.report import main, read_scores
-from lcm.tables import COHORT_FLOW, OUTCOMES, SCANS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
-from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, plant
+from lcm.tables import COHORT_FLOW, OUTCOMES, RUNS, SCANS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
+from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, STRATEGIES, plant
 
 
-def report(results: Path, *, verdict: bool = False, **settings: object) -> int | None:
+def report(
+    results: Path, *, verdict: bool = False, strategies: Sequence[str] = STRATEGIES, **settings: object
+) -> int | None:
     settings = Report.model_validate(settings)
     return main(
         argparse.Namespace(
-            models=None, tasks=None, results=results, output=results / "report", verdict=verdict, settings=settings
+            models=None,
+            tasks=None,
+            strategies=list(strategies),
+            atlas="AAL",
+            results=results,
+            output=results / "report",
+            verdict=verdict,
+            settings=settings,
         )
     )
 
@@ -116,7 +129,7 @@ def test_the_page_says_which_stage_refused_a_scan(page):
 
 
 def test_a_lost_scan_stops_the_report(results):
-    path = results / "correlate" / "READY" / "batch-0.arrow"
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
     write_arrow(read_arrow(path).slice(1), path)
     with pytest.raises(ValueError, match=r"READY.*do not add up.*1 have no outcome"):
         report(results)
@@ -172,7 +185,8 @@ def test_outcomes_lose_file_and_participant_names(outcome, shown):
 def test_torch_is_never_imported(results):
     code = (
         "import sys; from lcm.__main__ import main\n"
-        f"assert main(['report', '--results', {str(results)!r}, '--output', {str(results / 'report')!r}]) == 0\n"
+        f"assert main(['report', '--results', {str(results)!r}, '--output', {str(results / 'report')!r}, "
+        "'--strategies', '9P', '36P']) == 0\n"
         "heavy = {'torch', 'nibabel', 'nilearn', 'ants'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
@@ -207,7 +221,7 @@ def test_tables_and_figures_can_be_read_aloud(page):
     elements = Elements(page)
     assert page.count("<caption><span>") == len(elements.of("table"))
     assert all(attributes.get("scope") in ("col", "row") for attributes in elements.of("th"))
-    assert len(elements.of("img")) == 9
+    assert len(elements.of("img")) == 11
     assert all(len(attributes["alt"] or "") > 20 for attributes in elements.of("img"))
 
 
@@ -239,7 +253,7 @@ def test_methods_settings_and_versions_come_from_the_records(page):
 
 
 def test_quality_finds_the_planted_homotopic_correlation_and_coverage(reported):
-    quality = inspect(reported, "READY", ["batch-0"], num_overlays=3)
+    quality = inspect(reported, "9P", "READY", ["batch-0"], num_overlays=3)
     assert quality is not None
     assert quality.regions == REGIONS
     assert quality.homotopic_fc == pytest.approx(0.5, abs=0.04)
@@ -252,19 +266,170 @@ def test_quality_finds_the_planted_homotopic_correlation_and_coverage(reported):
 
 
 def test_a_dataset_without_a_usable_scan_has_no_quality(results):
-    path = results / "correlate" / "RAW" / "batch-0.arrow"
+    path = results / "correlate" / "9P" / "RAW" / "batch-0.arrow"
     write_arrow(read_arrow(path).slice(0, 2), path)
-    assert inspect(results, "RAW", ["batch-0"], num_overlays=3) is None
+    assert inspect(results, "9P", "RAW", ["batch-0"], num_overlays=3) is None
 
 
-def test_series_that_came_denoised_have_no_carpet_but_a_connectome(results):
-    shutil.rmtree(results / "denoise" / "READY")
-    quality = inspect(results, "READY", ["batch-0"], num_overlays=3)
+def test_series_that_came_denoised_have_no_carpet_but_a_connectome_under_the_first_strategy(results):
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
+    table = read_arrow(path)
+    came_denoised = table.replace_schema_metadata(table.schema.metadata | {b"strategy": b"denoised elsewhere"})
+    write_arrow(pa.Table.from_pylist(came_denoised.to_pylist(), schema=came_denoised.schema), path)
+    shutil.rmtree(results / "correlate" / "36P" / "READY")
+    for strategy in STRATEGIES:
+        shutil.rmtree(results / "denoise" / strategy / "READY")
+    quality = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
     assert quality is not None
     assert quality.example is None
     report(results)
     text = (results / "report" / "index.html").read_text(encoding="utf-8")
-    assert len(Elements(text).of("img")) == 8
+    assert len(Elements(text).of("img")) == 10
+    motion = text[text.index('id="motion"') : text.index('id="methods"')]
+    assert motion.count('<th scope="row">READY</th>') == 1
+    assert '<td class="name">denoised elsewhere</td>' in motion
+
+
+def test_a_strategy_without_its_connectomes_stops_the_report(results):
+    shutil.rmtree(results / "correlate" / "36P" / "READY")
+    with pytest.raises(FileNotFoundError, match="36P/READY"):
+        report(results)
+
+
+def test_a_report_without_strategies_says_what_is_missing(results):
+    with pytest.raises(ValueError, match="--strategies is missing"):
+        report(results, strategies=[])
+
+
+def test_motion_stands_on_the_page_for_every_dataset_and_strategy(page):
+    motion = page[page.index('id="motion"') : page.index('id="methods"')]
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in motion.split("<tbody>")[1].split("<tr>")[1:]]
+    assert [row[:2] for row in rows] == [["RAW", "9P"], ["RAW", "36P"], ["READY", "9P"], ["READY", "36P"]]
+    usable, refused, kept, people = ([row[place] for row in rows] for place in (2, 3, 4, 6))
+    assert usable == ["2", "1", "40", "40"]
+    assert refused == ["1", "2", "0", "0"]
+    assert set(kept) == {"95"}
+    assert people == usable
+    assert [row[7:] for row in rows[:2]] == [["n/a"] * 3] * 2
+    assert "RAW: n/a: fewer than 10 scans with motion." in motion
+    (planted, share, distance), (removed, rest, _) = ([float(x.replace("−", "-")) for x in row[7:]] for row in rows[2:])
+    assert planted > 3 * removed
+    assert share > 50 > 15 > rest
+    assert distance < -0.6
+
+
+def test_windows_count_as_one_scan_in_outcomes_and_quality(results):
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
+    table = read_arrow(path)
+    before = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
+    rows = [row | {"window": window, "num_kept": 25} for row in table.to_pylist() for window in (0, 1)]
+    write_arrow(pa.Table.from_pylist(rows, schema=table.schema), path)
+    report(results)
+    assert read_tsv(results / "report" / "outcomes.tsv", OUTCOMES)["count"].sum() == 44
+    quality = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
+    assert before is not None
+    assert quality is not None
+    assert len(quality.scans) == len(quality.coverage_NR) == 40
+    assert quality.median("num_kept") == 50
+    np.testing.assert_allclose(quality.mean_fc_RR, before.mean_fc_RR, rtol=1e-6)
+
+
+def test_a_repeated_row_and_windows_that_disagree_stop_the_report(results):
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
+    table = read_arrow(path)
+    rows = table.to_pylist()
+    for extra in (rows[0], rows[0] | {"window": 1, "outcome": "excluded: fewer than 30 volumes kept"}):
+        write_arrow(pa.Table.from_pylist([*rows, extra], schema=table.schema), path)
+        with pytest.raises(ValueError, match="1 are counted twice"):
+            report(results)
+
+
+@pytest.mark.parametrize(("fisher_z", "scale"), [(b"true", np.arctanh), (b"false", lambda r: r)])
+def test_stored_fisher_z_is_not_transformed_twice(results, fisher_z, scale):
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
+    before = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
+    table = read_arrow(path)
+    rows = [row | {"fc": scale(np.array(row["fc"])).tolist()} for row in table.to_pylist()]
+    schema = table.schema.with_metadata(table.schema.metadata | {b"fisher_z": fisher_z})
+    write_arrow(pa.Table.from_pylist(rows, schema=schema), path)
+    after = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
+    assert before is not None
+    assert after is not None
+    np.testing.assert_allclose(after.mean_fc_RR, before.mean_fc_RR, atol=1e-5)
+    assert after.median("mean_fc") == pytest.approx(before.median("mean_fc"), abs=1e-5)
+
+
+def test_covariances_are_averaged_as_they_are(results):
+    path = results / "correlate" / "9P" / "READY" / "batch-0.arrow"
+    table = read_arrow(path)
+    rows = [row | {"fc": (100 * np.array(row["fc"])).tolist()} for row in table.to_pylist()]
+    schema = table.schema.with_metadata(table.schema.metadata | {b"kind": b"covariance"})
+    write_arrow(pa.Table.from_pylist(rows, schema=schema), path)
+    quality = inspect(results, "9P", "READY", ["batch-0"], num_overlays=3)
+    assert quality is not None
+    mean_E = np.mean([row["fc"] for row in rows], axis=0)
+    np.testing.assert_allclose(quality.mean_fc_RR[np.triu_indices(len(REGIONS), k=1)], mean_E, rtol=1e-5, atol=1e-6)
+
+
+def change_runs(results: Path, **columns: object) -> None:
+    """Change the first usable run of RAW."""
+    path = sorted((results / "preprocess" / "RAW").glob("*_runs.tsv"))[1]
+    write_tsv(read_tsv(path, RUNS).assign(**columns), path, RUNS)
+
+
+def preprocessing_cells(results: Path, kind: str = "bids") -> list[str]:
+    (row,) = preprocessing_rows(results, {"RAW": read_runs(results, "RAW")}, {"RAW": kind})
+    return row.cells
+
+
+def test_preprocessing_says_what_was_done_to_the_runs_that_came_through(results):
+    space = "MNI152NLin2009aSym"
+    assert preprocessing_cells(results) == [
+        "3",
+        space,
+        "corrected to 0.975 s",
+        "none (built-in backend)",
+        "1",
+        "0.93",
+        "0.91",
+    ]
+    change_runs(results, slice_timing="none in JSON", num_non_steady=4)
+    assert preprocessing_cells(results)[2:5:2] == ["corrected to 0.975 s (2), none in JSON (1)", "1–4"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "expected"),
+    [
+        ("bids", "fmriprep", "fMRIPrep's own"),
+        ("hcp", "builtin", "HCP pipelines' own"),
+        ("ukb", "builtin", "UK Biobank's own"),
+    ],
+)
+def test_distortion_correction_is_the_backends_or_the_inputs(results, kind, backend, expected):
+    path = next((results / "preprocess" / "RAW").glob("*_runs.json"))
+    path.write_text(path.read_text(encoding="utf-8").replace("builtin", backend), encoding="utf-8")
+    assert preprocessing_cells(results, kind)[3] == expected
+
+
+def test_more_than_one_template_in_a_dataset_is_a_warning(results, page):
+    assert "More than one template" not in page
+    change_runs(results, template="MNI152NLin6Asym")
+    report(results)
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "RAW: runs were brought to 2 templates (MNI152NLin2009aSym, MNI152NLin6Asym)" in text
+
+
+def test_datasets_that_came_preprocessed_have_no_preprocessing_row(results):
+    assert read_runs(results, "READY").empty
+    assert preprocessing_rows(results, {"READY": read_runs(results, "READY")}, {"READY": "series"}) == []
+
+
+@pytest.mark.parametrize(("strategy", "limit"), [("9P", 0.5), ("36P-scrub02", 0.2)])
+def test_the_censoring_limit_is_the_strategys_own_where_it_has_one(results, strategy, limit):
+    source, target = (results / "denoise" / name / "RAW" / "batch-0.json" for name in ("9P", strategy))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(source.read_text(encoding="utf-8").replace("9P.yaml", f"{strategy}.yaml"), encoding="utf-8")
+    assert censoring_limit(results, strategy, "RAW", ["batch-0"]) == limit
 
 
 def test_a_study_without_models_still_has_a_page(results):

@@ -14,7 +14,7 @@ import pytest
 
 from lcm.config import Report
 from lcm.evaluation.report import read_study, render
-from tests.planted_results import plant
+from tests.planted_results import STRATEGIES, plant
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; apt-
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = plant(tmp_path_factory.mktemp("results"))
     path = results / "index.html"
-    path.write_text(render(read_study(results), Report()), encoding="utf-8")
+    path.write_text(render(read_study(results, STRATEGIES, "AAL"), Report()), encoding="utf-8")
     return path
 
 
@@ -81,7 +81,7 @@ def test_the_page_never_scrolls_sideways(laptop, phone):
 
 def test_every_figure_has_a_size(laptop, phone):
     for seen, _ in (laptop, phone):
-        assert len(seen["images"]) == 9
+        assert len(seen["images"]) == 11
         assert all(natural > 100 and width > 100 and height > 50 for natural, width, height in seen["images"])
 
 

@@ -5,11 +5,12 @@ rule report:
     """One self-contained page, and the tables it shows."""
     input:
         scans="results/index/scans.tsv",
-        connectomes=PLAN.connectomes,
+        connectomes=PLAN.all_connectomes,
         bei="results/harmonize/bei.tsv",
         flow="results/harmonize/cohort_flow.tsv",
         folds="results/split/folds.tsv",
         template=PLAN.page,
+        atlas=PLAN.atlas,
         scores=PLAN.scores,
     output:
         page="results/report/index.html",
@@ -26,7 +27,10 @@ rule report:
         code=code("report"),
         models=list(PLAN.study.models),
         tasks=list(PLAN.study.tasks),
+        strategies=list(PLAN.strategies),
+        atlas=PLAN.study.parcellate.atlas,
     shell:
         "python -m lcm report --results results --models {params.models:q} --tasks {params.tasks:q}"
+        " --strategies {params.strategies:q} --atlas {params.atlas:q}"
         " --output results/report"
         " --settings {params.settings:q} > {log:q} 2>&1"
