@@ -1,4 +1,4 @@
-"""The confounds table of a run under fMRIPrep's column names: motion, tissue signals, FD, DVARS, outliers."""
+"""The confounds table of a run under fMRIPrep's names: motion, tissue signals, FD, RMSD, DVARS, CompCor, outliers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcm.imaging.motion import framewise_displacement
-from lcm.imaging.registration import resample_to_grid
+from lcm.imaging.compcor import CUTOFF_S, compcor
+from lcm.imaging.motion import framewise_displacement, rigid_matrix
+from lcm.imaging.tissues import masks_of_run
 from lcm.tables import MISSING, write_atomically
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-# T volume, P voxel, 6 = trans x y z (mm), rot x y z (rad).
+# T volume, P voxel of the brain mask, 6 = trans x y z (mm), rot x y z (rad).
 
 MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 TISSUES = ("csf", "white_matter", "global_signal")
@@ -25,43 +26,27 @@ FD_OUTLIER_MM = 0.5
 STD_DVARS_OUTLIER = 1.5
 """fMRIPrep's defaults of --fd-spike-threshold and --dvars-spike-threshold."""
 
-_CHUNK_VOXELS = 20_000
-_VENTRICLE_BOX_MM = ((-30.0, 30.0), (-55.0, 35.0), (-15.0, 35.0))
-
-
-def tissue_masks(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:
-    """Voxels of `csf`, `white_matter` and `global_signal` on an MNI grid, inside the run's brain mask.
-
-    nilearn's MNI152 maps hold grey and white matter only. CSF is therefore what lies deep inside the brain (the box of the
-    lateral and third ventricles) and is neither, eroded by 1 mm; sulcal CSF is left out, it is mixed with cortex at BOLD
-    resolution. White matter is > 0.9, eroded by 2 mm. All MNI152 versions agree within that margin, so one set serves them.
-    Raises ValueError when a mask is empty.
-    """
-    from nilearn import datasets
-    from scipy.ndimage import binary_erosion
-
-    maps = [load(resolution=1) for load in (datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)]
-    grey, white = (image.get_fdata(dtype=np.float32) for image in maps)
-    brain = datasets.load_mni152_brain_mask(resolution=1, threshold=0.2).get_fdata() > 0
-    inside = np.ones(grey.shape, dtype=bool)
-    for axis, (low_mm, high_mm) in enumerate(_VENTRICLE_BOX_MM):
-        along_mm = maps[0].affine[axis, 3] + maps[0].affine[axis, axis] * np.arange(grey.shape[axis])
-        inside &= np.expand_dims((low_mm <= along_mm) & (along_mm <= high_mm), [a for a in range(3) if a != axis])
-    fine = {
-        "csf": binary_erosion(brain & inside & (grey + white < 0.1), iterations=1),
-        "white_matter": binary_erosion(white > 0.9, iterations=2),
-    }
-    masks = {name: (resample_to_grid(m, maps[0].affine, mask.shape, affine) > 0.5) & mask for name, m in fine.items()}
-    masks["global_signal"] = mask
-    for name, found in masks.items():
-        if not found.any():
-            raise ValueError(f"no voxel of {name} inside the run's brain mask")
-    return masks
+_SPHERE_RADIUS_MM = 80.0
+_CHUNK_VOXELS = 5_000
 
 
 def derivative(values_T: NDArray[np.float64]) -> NDArray[np.float64]:
     """Backward difference; NaN for the first volume, as in fMRIPrep."""
     return np.concatenate([[np.nan], np.diff(values_T)])
+
+
+def relative_rms(parameters_T6: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Root mean square displacement (mm) from the volume before, over a sphere of 80 mm about the image centre; first NaN.
+
+    Jenkinson 1999, FMRIB technical report TR99MJ1: √(R²/5 tr(AᵀA) + tᵀt) of M(t) M(t − 1)⁻¹ − 1 = [A t; 0 0]; the `_rel.rms` of
+    FSL's mcflirt, fMRIPrep's `rmsd`.
+    """
+    # The parameters turn about the image centre, so there it is the origin.
+    matrices_T44 = np.stack([rigid_matrix(parameters, np.zeros(3)) for parameters in parameters_T6])
+    change_T44 = matrices_T44[1:] @ np.linalg.inv(matrices_T44[:-1]) - np.eye(4)
+    turned = (change_T44[:, :3, :3] ** 2).sum(axis=(1, 2))
+    shifted = (change_T44[:, :3, 3] ** 2).sum(axis=1)
+    return np.concatenate([[np.nan], np.sqrt(_SPHERE_RADIUS_MM**2 / 5 * turned + shifted)])
 
 
 def dvars(values_PT: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -108,10 +93,12 @@ def confounds_table(
     dvars_T: NDArray[np.float64],
     std_dvars_T: NDArray[np.float64],
     num_non_steady: int,
+    components: dict[str, NDArray[np.float64]],
 ) -> pd.DataFrame:
-    """T rows under fMRIPrep's names; NaN only in the first row of derivatives, FD and DVARS.
+    """T rows under fMRIPrep's names; NaN only in the first row of derivatives, FD, RMSD and DVARS.
 
-    `tissues` holds csf, white_matter and global_signal. An outlier volume has a column of its own with a single 1.
+    `tissues` holds csf, white_matter and global_signal, `components` the columns of `compcor`. An outlier volume has a column
+    of its own with a single 1.
     """
     import pandas as pd
 
@@ -125,47 +112,72 @@ def confounds_table(
             f"{name}_power2": values_T**2,
             f"{name}_derivative1_power2": slope_T**2,
         }
-    columns |= {"framewise_displacement": fd_mm, "dvars": dvars_T, "std_dvars": std_dvars_T}
+    columns |= {"framewise_displacement": fd_mm, "rmsd": relative_rms(parameters_T6)}
+    columns |= {"dvars": dvars_T, "std_dvars": std_dvars_T, **components}
     # NaN compares false: the first volume is no motion outlier.
     moved = np.flatnonzero((fd_mm > FD_OUTLIER_MM) | (std_dvars_T > STD_DVARS_OUTLIER))
     spikes = {"non_steady_state_outlier": np.arange(num_non_steady), "motion_outlier": moved}
     for prefix, volumes in spikes.items():
         for number, volume in enumerate(volumes):
-            columns[f"{prefix}_{number:02d}"] = (np.arange(len(fd_mm)) == volume).astype(np.int64)
+            columns[f"{prefix}{number:02d}"] = (np.arange(len(fd_mm)) == volume).astype(np.int64)
     return pd.DataFrame(columns)
 
 
-def column_descriptions(num_voxels: dict[str, int]) -> dict[str, dict[str, object]]:
-    """Sidecar of the table: what each tissue signal is a mean of, units of motion, thresholds of the outliers."""
+def column_descriptions(voxels: dict[str, tuple[int, str]]) -> dict[str, dict[str, object]]:
+    """Sidecar of the table but for CompCor: units, sources, thresholds. Keys are columns or what numbered ones begin with.
+
+    `voxels` gives, for each tissue signal, the number of its voxels and where its mask comes from (`T1w`, `template`, `BOLD`).
+    """
     found: dict[str, dict[str, object]] = {
-        name: {"Description": f"mean BOLD over {count} voxels in template space", "NumberOfVoxels": count}
-        for name, count in num_voxels.items()
+        name: {
+            "Description": f"mean BOLD over {count} voxels in template space, their mask from the {origin}",
+            "Mask": origin,
+            "NumberOfVoxels": count,
+        }
+        for name, (count, origin) in voxels.items()
     }
     for name in MOTION:
         unit = "mm" if name.startswith("trans") else "rad"
         found[name] = {"Description": "volume to reference, about the image centre, world axes (RAS)", "Units": unit}
+    plain = {
+        "dvars": "DVARS at a median intensity of 1000",
+        "std_dvars": "DVARS over its expected value (Nichols 2013)",
+        "cosine": f"discrete cosine basis, periods over {CUTOFF_S:g} s; removed before CompCor; 0 before steady state",
+        "non_steady_state_outlier": "volumes at the start before the magnetisation is steady",
+        "motion_outlier": f"FD > {FD_OUTLIER_MM} mm or std_dvars > {STD_DVARS_OUTLIER}",
+    }
     found["framewise_displacement"] = {"Description": "Power et al. 2012, 50 mm head radius", "Units": "mm"}
-    found["dvars"] = {"Description": "DVARS at a median intensity of 1000"}
-    found["std_dvars"] = {"Description": "DVARS over its expected value (Nichols 2013)"}
-    found["motion_outlier"] = {"Description": f"FD > {FD_OUTLIER_MM} mm or std_dvars > {STD_DVARS_OUTLIER}"}
-    return found
+    found["rmsd"] = {"Description": "relative RMS displacement, Jenkinson 1999, 80 mm sphere", "Units": "mm"}
+    return found | {name: {"Description": text} for name, text in plain.items()}
 
 
 def write_confounds(
     image: nib.Nifti1Image,
     mask: NDArray[np.bool_],
-    parameters_T6: NDArray[np.float64],
-    num_non_steady: int,
+    motion: tuple[NDArray[np.float64], int],
+    tr_s: float,
+    of_t1w: dict[str, NDArray[np.bool_]],
     path: Path,
 ) -> None:
-    """Write the table and its sidecar for a run in MNI space, `mask` being its brain mask on the same grid."""
+    """Write the table and its sidecar for a run in MNI space, `mask` being its brain mask on the same grid.
+
+    `motion` is the parameters (T×6) and the number of volumes before the steady state, `of_t1w` the tissue masks of the
+    person's T1w on that grid (none: the template's).
+    """
+    from scipy.ndimage import binary_erosion
+
+    parameters_T6, num_non_steady = motion
     stored: Any = image.dataobj
     stored_PT, slope = np.asanyarray(stored.get_unscaled())[mask], float(stored.slope)
-    masks = {name: found[mask] for name, found in tissue_masks(mask, image.affine).items()}
-    tissues = {name: stored_PT[found].mean(axis=0, dtype=np.float64) * slope for name, found in masks.items()}
-    table = confounds_table(parameters_T6, tissues, *dvars(stored_PT), num_non_steady)
+    chosen = {name: (f[mask], origin) for name, (f, origin) in masks_of_run(mask, image.affine, of_t1w).items()}
+    chosen["global_signal"] = (mask[mask], "BOLD")
+    tissues = {name: stored_PT[found].mean(axis=0, dtype=np.float64) * slope for name, (found, _) in chosen.items()}
+    noise = {name: chosen[name][0] for name in ("csf", "white_matter")} | {"inner": binary_erosion(mask)[mask]}
+    components, metadata = compcor(stored_PT, noise, tr_s, num_non_steady)
+    table = confounds_table(parameters_T6, tissues, *dvars(stored_PT), num_non_steady, components)
     with write_atomically(path) as temporary:
         table.to_csv(temporary, sep="\t", index=False, na_rep=MISSING, lineterminator="\n", float_format="%.8g")
-    sidecar = column_descriptions({name: int(found.sum()) for name, found in masks.items()})
+    voxels = {name: (int(found.sum()), origin) for name, (found, origin) in chosen.items()}
     with write_atomically(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(sidecar, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(column_descriptions(voxels) | metadata, indent=2)
+        temporary.write_text(text + "\n", encoding="utf-8")
