@@ -1,4 +1,4 @@
-"""Write what is generated from the code: the config's JSON schema and the README's stage table and rule graph."""
+"""Write what is generated from the code: the config's JSON schema, the README's stage table and rule graph, the strategies."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ import pandas as pd
 import yaml
 
 from lcm.config import STAGE_ROOMS, Study
+from lcm.imaging.strategy import read_strategy
 from lcm.tables import OK, SCANS, write_tsv
 
 SCHEMA = REPOSITORY / "workflow" / "config.schema.json"
 README = REPOSITORY / "README.md"
+IMAGING = REPOSITORY / "docs" / "imaging.md"
 
 
 def schema() -> str:
@@ -37,6 +39,18 @@ def stage_table() -> str:
         purpose = ast.get_docstring(ast.parse((REPOSITORY / module).read_text(encoding="utf-8"))) or ""
         sentence = purpose.splitlines()[0].split(": ", 1)[-1].rstrip(".")
         rows.append(f"| `{stage}` | {sentence} | [`{module}`]({module}) |")
+    return "\n".join(rows)
+
+
+def strategy_table() -> str:
+    """A row a shipped confound strategy, fewest regressors first."""
+    paths = (REPOSITORY / "lcm" / "imaging" / "confounds").glob("*.yaml")
+    strategies = sorted(map(read_strategy, paths), key=lambda s: (len(s.columns) + len(s.patterns), s.name))
+    rows = ["| strategy | regressors | its own settings | what it is |", "|---|--:|---|---|"]
+    for strategy in strategies:
+        count = f"{len(strategy.columns)}{' + cosines' if strategy.patterns else ''}"
+        own = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in strategy.settings.items())
+        rows.append(f"| `{strategy.name}` | {count} | {own} | {strategy.description} |")
     return "\n".join(rows)
 
 
@@ -89,14 +103,15 @@ def with_block(text: str, name: str, content: str) -> str:
     """The text with what stands between `<!-- name -->` and `<!-- /name -->` replaced."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"README.md: no block <!-- {name} -->")
+        raise ValueError(f"no block <!-- {name} --> to write into")
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 def generated() -> dict[Path, str]:
     """Every generated file and its text."""
     readme = with_block(README.read_text(encoding="utf-8"), "stages", stage_table())
-    return {SCHEMA: schema(), README: with_block(readme, "graph", rule_graph())}
+    imaging = with_block(IMAGING.read_text(encoding="utf-8"), "strategies", strategy_table())
+    return {SCHEMA: schema(), README: with_block(readme, "graph", rule_graph()), IMAGING: imaging}
 
 
 def main() -> int:

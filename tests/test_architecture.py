@@ -35,10 +35,10 @@ def _lock() -> dict[str, str]:
 
 def test_a_stage_has_one_name_in_all_its_places():
     includes = re.findall(r'include: "workflow/rules/(\w+)\.smk"', (REPOSITORY / "Snakefile").read_text())
-    sections = [name for name in Study.model_fields if name not in ("datasets", "tasks", "models")]
+    sections = [name for name in Study.model_fields if name not in ("datasets", "strategies", "tasks", "models")]
     assert includes == ["common", *STAGES]
     assert sections == STAGES == list(SETTINGS)
-    assert [name for name in _config() if name not in ("datasets", "tasks", "models")] == STAGES
+    assert [name for name in _config() if name not in ("datasets", "strategies", "tasks", "models")] == STAGES
     for stage, room in STAGE_ROOMS.items():
         assert (REPOSITORY / Path(*room.split(".")) / f"{stage}.py").is_file()
         assert SETTINGS[stage].__name__.lower() == stage

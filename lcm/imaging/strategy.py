@@ -31,7 +31,7 @@ class Strategy(Settings):
     patterns: tuple[str, ...] = Field(
         default=(), description="regular expressions; every column one matches wholly is taken, and one must be there"
     )
-    settings: dict[str, float | bool | None] = Field(
+    settings: dict[str, int | float | bool | None] = Field(
         default_factory=dict, description="keys of the `denoise` section that this strategy sets itself"
     )
 
