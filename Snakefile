@@ -17,6 +17,7 @@ include: "workflow/rules/preprocess.smk"
 include: "workflow/rules/parcellate.smk"
 include: "workflow/rules/denoise.smk"
 include: "workflow/rules/correlate.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/harmonize.smk"
 include: "workflow/rules/split.smk"
 include: "workflow/rules/pretrain.smk"
@@ -30,3 +31,4 @@ rule all:
     default_target: True
     input:
         "results/report/index.html",
+        PLAN.exported,

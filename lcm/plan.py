@@ -51,6 +51,8 @@ class Plan:
         self.primary = next(iter(self.strategies))
         self.connectome_folder = f"results/correlate/{self.primary}"
         self._check_names()
+        if walk:
+            load_atlas(self.study.parcellate.atlas).check()
         self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
         names = sorted({d.cohort for d in self.study.datasets.values()})
@@ -75,6 +77,9 @@ class Plan:
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
 
+        exported = self.study.export.datasets if self.study.export else ()
+        for name in sorted(set(exported) - set(self.study.datasets)):
+            raise ValueError(f"export.datasets has no {name!r}; known: {', '.join(self.study.datasets)}")
         for name, task in self.study.tasks.items():
             self._check_task(name, task)
         for target in self.study.pretrain.targets:
@@ -174,6 +179,22 @@ class Plan:
             if strategy != self.primary and not self.study.datasets[dataset].denoised
         ]
         return [*self.connectomes(wildcards), *others]
+
+    def exported(self, _: Wildcards) -> list[str]:
+        """Tables of the files that export writes, of the datasets asked for; none where the study exports nothing."""
+        if self.study.export is None:
+            return []
+        asked = self.study.export.datasets or tuple(self.study.datasets)
+        return [
+            f"results/export/{dataset}.batches/{strategy}/{batch}.tsv"
+            for strategy in self.strategies
+            for dataset, batch in self._batches()
+            if dataset in asked and (strategy == self.primary or not self.study.datasets[dataset].denoised)
+        ]
+
+    def source(self, wildcards: Wildcards) -> str:
+        """Folder of a dataset."""
+        return self.study.datasets[wildcards.dataset].path
 
     def _batches(self) -> list[tuple[str, str]]:
         return sorted({(row["dataset"], row["batch"]) for row in self.scans()})

@@ -81,6 +81,17 @@ def test_models_learn_from_the_first_strategy_and_the_report_sees_all(plan: Plan
     assert Path(plan.strategy(SimpleNamespace(strategy="24P"))).name == "24P.yaml"
 
 
+def test_only_the_datasets_asked_for_are_exported_and_a_denoised_one_once(plan: Plan):
+    batches = [f"results/export/HCPA.batches/{strategy}/0.tsv" for strategy in ("9P", "24P", "none")]
+    assert plan.exported(None) == batches
+    indexed = plan._indexed
+    every = Plan(CONFIG | {"export": {}}, indexed, walk=False)
+    assert every.exported(None) == ["results/export/ADNI.batches/9P/1.tsv", *batches]
+    assert Plan(CONFIG | {"export": None}, indexed, walk=False).exported(None) == []
+    with pytest.raises(ValueError, match="export.datasets has no 'HCP'; known: HCPA"):
+        Plan(CONFIG | {"export": {"datasets": ["HCP"]}}, indexed, walk=False)
+
+
 def test_a_labs_own_strategy_file_lies_under_its_name(tmp_path: Path):
     (tmp_path / "mine.yaml").write_text("name: mine\ndescription: d\ncitation: c\n")
     plan = Plan(CONFIG | {"strategies": [str(tmp_path / "mine.yaml"), "9P"]}, str, walk=False)
@@ -106,7 +117,7 @@ def test_every_model_meets_every_task_on_every_fold(plan: Plan):
 
 def test_a_job_elsewhere_does_not_walk_the_data(tmp_path: Path):
     lab = {"LAB": {"path": str(tmp_path), "input": "bids", "cohort": "generic"}}
-    config = CONFIG | {"datasets": lab, "tasks": {"sex": CONFIG["tasks"]["sex"]}}
+    config = CONFIG | {"datasets": lab, "tasks": {"sex": CONFIG["tasks"]["sex"]}, "export": None}
     assert Plan(config, str, walk=False).listing == ""
     assert Plan(config, str, walk=True).listing == listing([str(tmp_path)])
 
@@ -146,7 +157,7 @@ def test_a_corrected_repetition_time_changes_what_preprocess_is_given(tmp_path: 
     ("section", "change", "words"),
     [
         ("strategies", ["99P"], "99P: no such file; shipped: 24P"),
-        ("parcellate", {"atlas": "Foo"}, "atlas 'Foo': neither shipped"),
+        ("parcellate", {"atlas": "Foo"}, "Foo"),
         ("datasets", {"cohort": "abcd"}, "cohort 'abcd': no such file"),
         ("datasets", {"path": "nowhere"}, "dataset LAB: no such folder: nowhere"),
         ("datasets", {"phenotypes": "nowhere"}, "dataset LAB: no such folder: nowhere"),
