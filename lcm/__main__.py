@@ -45,7 +45,10 @@ def _write_record(stage: str, module: object, options: argparse.Namespace, start
     beside = output / "record.json" if output.is_dir() else output.with_suffix(".json")
     inputs = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path != output}
     inputs = {name: path for name, path in inputs.items() if path.exists()}
-    methods = module.methods(options.settings) if hasattr(module, "methods") else None
+    # A stage that took another road than its settings tell says so in options.methods.
+    methods = getattr(options, "methods", None)
+    if methods is None and hasattr(module, "methods"):
+        methods = module.methods(options.settings)
     with write_atomically(beside) as temporary:
         temporary.write_text(record(stage, options.settings, inputs, started, methods), encoding="utf-8")
 

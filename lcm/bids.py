@@ -36,7 +36,7 @@ def derivative_path(root: Path, scan: str, suffix: str, **more: str) -> Path:
     found = entities(Path(f"{scan}_x"))
     folder = root / f"sub-{found['sub']}"
     folder = folder / f"ses-{found['ses']}" if "ses" in found else folder
-    extra = [f"{key}-{more[key]}" for key in (*_ENTITY_ORDER, "label", "desc") if key in more]
+    extra = [f"{key}-{more[key]}" for key in (*_ENTITY_ORDER, "label", "stat", "desc") if key in more]
     return folder / "func" / "_".join([scan, *extra, suffix])
 
 

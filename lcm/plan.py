@@ -134,13 +134,13 @@ class Plan:
         return _groups(str(path), path.stat().st_mtime_ns, column)
 
     def raw_images(self, wildcards: Wildcards) -> list[str]:
-        """BOLD and T1w files of a participant's usable runs."""
-        rows = self._usable(wildcards)
-        return sorted({row[kind] for row in rows for kind in ("bold", "t1w") if row[kind] != "n/a"})
+        """Images of a participant's usable runs, and what other pipelines left beside them."""
+        kinds = ("bold", "t1w", "mask", "confounds")
+        return sorted({row[kind] for row in self._usable(wildcards) for kind in kinds if row[kind] != "n/a"})
 
     def raw_timing(self, wildcards: Wildcards) -> str:
-        """Repetition times of a participant's usable runs: a corrected sidecar re-runs what no image's date shows."""
-        return " ".join(f"{row['scan']}={row['tr_s']}" for row in self._usable(wildcards))
+        """Times and fingerprints of a participant's usable runs: a corrected sidecar re-runs what no image's date shows."""
+        return " ".join(f"{row['scan']}={row['tr_s']}={row['fingerprint']}" for row in self._usable(wildcards))
 
     def _usable(self, wildcards: Wildcards) -> list[dict[str, str]]:
         rows = self._grouped("participant_id").get((wildcards.dataset, wildcards.participant), [])

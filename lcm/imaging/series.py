@@ -1,4 +1,4 @@
-"""Ready region series of other pipelines: read them, and put their columns in the atlas's order by name."""
+"""Ready region series of other pipelines: read them, drop what they censored, and put columns in the atlas's order by name."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcm.atlas import Atlas
+from lcm.imaging.layouts import outliers_table
 
 # T time, R regions of the atlas, C columns of the file
 
@@ -24,11 +25,16 @@ class SeriesError(ValueError):
 def read_series(path: Path, atlas: Atlas) -> NDArray[np.float64]:
     """Series T×R in the atlas's order; a region that the file lacks, or that is constant, is NaN.
 
-    `.1D[.gz]` columns are matched by the `#<region id>` header, `.tsv` columns by region name; `.mat` carries no names,
-    so it must have exactly R columns, in the atlas's order.
+    `.1D[.gz]` columns are matched by the `#<region id>` header, `.tsv` columns by region name; `.mat` and a `.tsv` whose
+    columns are numbered from 0 (giga_connectome) carry no names, so they must have exactly R columns: `.mat` in the atlas's
+    order, the other in that of the label image's values, as nilearn's maskers give them.
+
+    XCP-D keeps interpolated volumes in its table (`--output-type interpolated`) or leaves them out (`censored`), and
+    `<scan>_outliers.tsv` marks them; here they are left out of both.
 
     Raises:
-        SeriesError: unreadable file, unknown or repeated region, wrong number of columns, or no finite value.
+        SeriesError: unreadable file, unknown or repeated region, wrong number of columns, no finite value, or a table of
+            outliers of another length.
     """
     try:
         names, values_TC = _parse(path)
@@ -39,7 +45,7 @@ def read_series(path: Path, atlas: Atlas) -> NDArray[np.float64]:
         raise SeriesError(f"unreadable series file ({type(error).__name__})") from None
     if not values_TC.size:
         raise SeriesError("the file holds no volume")
-    series_TR = _in_atlas_order(names, values_TC, atlas)
+    series_TR = _without_outliers(path, _in_atlas_order(names, values_TC, atlas))
     with np.errstate(invalid="ignore"):
         constant_R = np.ptp(series_TR, axis=0) == 0
     series_TR[:, constant_R | ~np.isfinite(series_TR).all(axis=0)] = np.nan
@@ -66,7 +72,10 @@ def _parse_text(path: Path) -> tuple[list[str], NDArray[np.float64]]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as stream:
         names = stream.readline().rstrip("\n").split("\t")
-        values_TC = np.genfromtxt(stream, delimiter="\t", missing_values="n/a", filling_values=np.nan, ndmin=2)
+        # loose=False: a cell that is neither number nor missing is an error, not a gap.
+        values_TC = np.genfromtxt(
+            stream, delimiter="\t", missing_values="n/a", filling_values=np.nan, ndmin=2, loose=False
+        )
     if values_TC.shape[1] != len(names):
         raise SeriesError(f"header names {len(names)} regions, rows have {values_TC.shape[1]} values")
     return [n.strip() for n in names], values_TC
@@ -87,6 +96,8 @@ def _in_atlas_order(names: Sequence[str] | None, values_TC: NDArray[np.float64],
         if values_TC.ndim != 2 or values_TC.shape[1] != atlas.num_regions:
             raise SeriesError(f"shape {values_TC.shape} does not fit the {atlas.num_regions} regions of {atlas.name}")
         return values_TC.copy()
+    if list(names) == [str(i) for i in range(atlas.num_regions)]:
+        return values_TC[:, np.argsort(np.argsort(atlas.ids))]
     position = {name: i for i, name in enumerate(atlas.names)} | {f"#{n}": i for i, n in enumerate(atlas.ids)}
     unknown = [name for name in names if name not in position]
     if unknown:
@@ -97,3 +108,23 @@ def _in_atlas_order(names: Sequence[str] | None, values_TC: NDArray[np.float64],
     series_TR = np.full((values_TC.shape[0], atlas.num_regions), np.nan)
     series_TR[:, columns] = values_TC
     return series_TR
+
+
+def _without_outliers(path: Path, series_TR: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The volumes that XCP-D's table of outliers keeps, where there is one."""
+    if not path.name.startswith("sub-"):
+        return series_TR
+    table = outliers_table(path)
+    if not table.is_file():
+        return series_TR
+    names, flags_TC = _parse(table)
+    if names is None or "framewise_displacement" not in names:
+        raise SeriesError("the outliers table beside the series has no column framewise_displacement")
+    kept_T = flags_TC[:, names.index("framewise_displacement")] == 0
+    if len(series_TR) == len(kept_T):
+        return series_TR[kept_T]
+    if len(series_TR) == kept_T.sum():
+        return series_TR
+    raise SeriesError(
+        f"the series has {len(series_TR)} volumes, its outliers table {len(kept_T)} of which {int(kept_T.sum())} are kept"
+    )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lcm.bids import SCAN_ENTITIES, derivative_path, entities, scan_name, series_person
 
-LABEL = st.text("abcXYZ0123456789", min_size=1, max_size=6)
+LABEL = st.text("abcXYZ0123456789+", min_size=1, max_size=6)
 
 
 @given(st.dictionaries(st.sampled_from(SCAN_ENTITIES[1:]), LABEL), LABEL)
@@ -33,6 +33,8 @@ def test_a_derivative_lies_in_its_sessions_folder_with_desc_last():
         ("UM_1_0050272_rois_aal.1D.gz", "0050272"),
         ("Pitt_0050003_rois_ho.1D", "0050003"),
         ("50033.mat", "50033"),
+        ("sub-A+b_task-rest_seg-AAL_stat-mean_timeseries.tsv", "A+b"),
+        ("sub-01_ses-2_task-rest_seg-Schaefer2018100Parcels7Networks_desc-denoiseScrubbing.5+gsr_timeseries.tsv", "01"),
     ],
 )
 def test_the_participant_of_a_ready_series(name, person):

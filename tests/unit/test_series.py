@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,63 @@ def test_a_series_without_a_volume_is_refused(tmp_path):
     savemat(tmp_path / "s.mat", {"data": np.zeros((0, 116))})
     with pytest.raises(SeriesError, match="no volume"):
         read_series(tmp_path / "s.mat", AAL)
+
+
+# ── XCP-D and giga_connectome ───────────────────────────────────────────────────────────────────
+
+XCPD = "sub-1_task-rest_space-MNI152NLin2009cAsym_seg-AAL_stat-mean_timeseries.tsv"
+FLAGS = np.isin(np.arange(20), [0, 7, 8, 19]).astype(int)
+
+
+def _tsv(path: Path, names: tuple[str, ...], data: np.ndarray) -> Path:
+    rows = ["\t".join(names), *("\t".join("n/a" if np.isnan(x) else repr(float(x)) for x in row) for row in data)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def _outliers(folder: Path, flags: np.ndarray) -> None:
+    _tsv(folder / "sub-1_task-rest_outliers.tsv", ("framewise_displacement",), flags[:, None])
+
+
+def test_volumes_that_xcpd_interpolated_are_left_out(tmp_path):
+    _outliers(tmp_path, FLAGS)
+    np.testing.assert_allclose(read_series(_tsv(tmp_path / XCPD, AAL.names, DATA), AAL), DATA[FLAGS == 0])
+
+
+def test_a_table_that_xcpd_censored_is_taken_whole(tmp_path):
+    _outliers(tmp_path, FLAGS)
+    censored = _tsv(tmp_path / XCPD, AAL.names, DATA[FLAGS == 0])
+    np.testing.assert_allclose(read_series(censored, AAL), DATA[FLAGS == 0])
+
+
+def test_outliers_of_another_run_are_refused(tmp_path):
+    _outliers(tmp_path, FLAGS)
+    with pytest.raises(SeriesError, match="18 volumes, its outliers table 20 of which 16 are kept"):
+        read_series(_tsv(tmp_path / XCPD, AAL.names, DATA[:18]), AAL)
+    _tsv(tmp_path / "sub-1_task-rest_outliers.tsv", ("fd",), FLAGS[:, None])
+    with pytest.raises(SeriesError, match="no column framewise_displacement"):
+        read_series(tmp_path / XCPD, AAL)
+
+
+def test_a_region_of_na_is_uncovered(tmp_path):
+    data = DATA.copy()
+    data[:, 3] = np.nan
+    series_TR = read_series(_tsv(tmp_path / XCPD, AAL.names, data), AAL)
+    np.testing.assert_array_equal(np.flatnonzero(covered(series_TR) == 0), [3])
+
+
+def test_a_cell_of_text_is_an_error_and_not_a_gap(tmp_path):
+    path = _tsv(tmp_path / XCPD, AAL.names, DATA)
+    path.write_text(path.read_text().replace(repr(float(DATA[4, 4])), "many"))
+    with pytest.raises(SeriesError, match="unreadable series file"):
+        read_series(path, AAL)
+
+
+def test_numbered_columns_follow_the_label_values_not_the_atlas_table(tmp_path):
+    order = np.random.default_rng(2).permutation(116)
+    shuffled = replace(AAL, ids=tuple(np.array(AAL.ids)[order]), names=tuple(np.array(AAL.names)[order]))
+    name = "sub-1_task-rest_seg-AAL_desc-denoiseSimple_timeseries.tsv"
+    numbered = _tsv(tmp_path / name, tuple(map(str, range(116))), DATA)
+    np.testing.assert_allclose(read_series(numbered, shuffled), DATA[:, order])
+    with pytest.raises(SeriesError, match="not regions of AAL"):
+        read_series(_tsv(tmp_path / name, tuple(map(str, range(110))), DATA[:, :110]), AAL)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import pytest
 
 from .conftest import SmallStudy, write_image
 
 T1W = "sub-{0}/anat/sub-{0}_T1w.nii.gz"
+_RUNS = ("_bold", "rfMRI_REST", "filtered_func")
+"""Parts of the names of 4D images."""
+
 REST = "sub-{0}/func/sub-{0}_task-rest_bold.nii.gz"
 
 
@@ -21,9 +25,13 @@ class Shape:
     batches: int
     refused: str = ""
     kind: str = "bids"
+    more: dict[str, object] = field(default_factory=dict)
+    """Further fields of the dataset."""
+    stages: tuple[str, ...] = ("parcellate", "denoise", "correlate")
+    """Those that have a job a batch."""
 
 
-def _people(*templates: str, labels: str = "abc") -> tuple[str, ...]:
+def _people(*templates: str, labels: Sequence[str] = "abc") -> tuple[str, ...]:
     return tuple(t.format(label) for label in labels for t in templates)
 
 
@@ -69,6 +77,64 @@ SHAPES = {
         batches=2,
         kind="derivatives",
     ),
+    "fMRIPrep derivatives with CIFTI only": Shape(
+        _people("sub-{0}/func/sub-{0}_task-rest_space-fsLR_den-91k_bold.dtseries.nii"),
+        people=0,
+        batches=2,
+        refused="CIFTI only",
+        kind="derivatives",
+    ),
+    "HCP folders": Shape(
+        _people(
+            *(
+                f"{{0}}/MNINonLinear/Results/rfMRI_REST1_{direction}/{name}"
+                for direction in ("LR", "RL")
+                for name in (
+                    f"rfMRI_REST1_{direction}.nii.gz",
+                    f"rfMRI_REST1_{direction}_hp2000_clean.nii.gz",
+                    "brainmask_fs.2.0.nii.gz",
+                    "Movement_Regressors.txt",
+                )
+            )
+        ),
+        people=3,
+        batches=2,
+        kind="hcp",
+    ),
+    "UK Biobank folders": Shape(
+        _people(
+            "{0}_20227_2_0/fMRI/rfMRI.json",
+            *(
+                f"{{0}}_20227_2_0/fMRI/rfMRI.ica/{name}"
+                for name in (
+                    "filtered_func_data_clean.nii.gz",
+                    "mask.nii.gz",
+                    "mc/prefiltered_func_data_mcf.par",
+                    "reg/example_func2standard_warp.nii.gz",
+                )
+            ),
+            labels="123",
+        ),
+        people=3,
+        batches=2,
+        kind="ukb",
+    ),
+    "series of XCP-D": Shape(
+        _people("sub-{0}/func/sub-{0}_task-rest_space-MNI152NLin2009cAsym_seg-AAL_stat-mean_timeseries.tsv"),
+        people=0,
+        batches=2,
+        kind="series",
+        more={"pattern": "sub-*/func/*_seg-AAL_stat-mean_timeseries.tsv", "denoised": True},
+        stages=("correlate",),
+    ),
+    "series of giga_connectome": Shape(
+        _people("sub-{0}/func/sub-{0}_task-rest_seg-AAL_desc-denoiseSimple+gsr_timeseries.tsv", labels=("x+Y", "Z")),
+        people=0,
+        batches=1,
+        kind="series",
+        more={"pattern": "sub-*/func/*_desc-denoiseSimple+gsr_timeseries.tsv", "denoised": True},
+        stages=("correlate",),
+    ),
 }
 
 
@@ -77,14 +143,14 @@ def test_a_shape_plans_its_jobs(name: str, small_study: SmallStudy):
     shape = SHAPES[name]
     for file in shape.files:
         path = small_study.folder / "bids" / file
-        if file.endswith(".tsv"):
+        if file.endswith((".tsv", ".txt", ".par", ".json", ".dtseries.nii")):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("csf\n1\n")
-        elif "_bold" in file:
+            path.write_text('{"RepetitionTime": 2.0}' if file.endswith(".json") else "csf\n1\n")
+        elif any(part in path.name for part in _RUNS):
             write_image(path, num_volumes=40, tr_s=2.0 if file.endswith(".gz") else None)
         else:
             write_image(path)
-    small_study.config["datasets"]["LAB"]["input"] = shape.kind
+    small_study.config["datasets"]["LAB"] |= {"input": shape.kind, **shape.more}
     small_study.config["index"]["batch_size"] = 2
     assert small_study.index().returncode == 0
     table = (small_study.folder / "results/index/scans.tsv").read_text()
@@ -92,8 +158,8 @@ def test_a_shape_plans_its_jobs(name: str, small_study: SmallStudy):
     jobs = small_study.planned()
     refused_all = bool(shape.refused)
     assert jobs.pop("preprocess", 0) == (0 if refused_all else shape.people)
-    batches = {stage: jobs.pop(stage) for stage in ("parcellate", "denoise", "correlate")}
-    assert batches == dict.fromkeys(batches, shape.batches)
+    batches = {stage: jobs.pop(stage) for stage in ("parcellate", "denoise", "correlate") if stage in jobs}
+    assert batches == dict.fromkeys(shape.stages, shape.batches)
     assert {stage: jobs[stage] for stage in ("harmonize", "split", "finetune", "evaluate", "report")} == {
         "harmonize": 1,
         "split": 1,
