@@ -112,7 +112,8 @@ class Fmriprep(Settings):
     """The official fMRIPrep container, run through Apptainer."""
 
     image: str = Field(
-        pattern=r"@sha256:[0-9a-f]{64}$", description="docker://… image pinned by digest, as `…@sha256:<64 hex digits>`"
+        pattern=r"^(docker|oras)://\S+@sha256:[0-9a-f]{64}$",
+        description="docker://… image pinned by digest, as `…@sha256:<64 hex digits>`",
     )
     licence: str = Field(description="FreeSurfer licence file, which fMRIPrep asks for even without surfaces")
     scratch: str | None = Field(

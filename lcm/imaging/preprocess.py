@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import shutil
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from lcm.bids import derivative_path, description, metadata
 from lcm.config import Preprocess
-from lcm.imaging.registration import load_template, space_name
+from lcm.imaging.registration import load_template
 from lcm.imaging.run_image import RunImage
+from lcm.imaging.slice_timing import SliceTimes, read_slice_times
+from lcm.imaging.templates import resolve_template, space_name, template_origin
 from lcm.imaging.workflow import Run, execute
 from lcm.provenance import code_hash
 from lcm.tables import OK, RUNS, SCANS, excluded, failed, read_tsv, write_atomically, write_tsv
@@ -31,6 +34,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="runs table, results/preprocess/<dataset>/sub-X_runs.tsv"
     )
+    parser.add_argument("--threads", type=int, default=1, help="processor cores it may use")
+    parser.add_argument("--mem-mb", type=int, default=4000, help="memory it may use, for fMRIPrep's own limit")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -39,50 +44,87 @@ def main(options: argparse.Namespace) -> None:
     mine = scans[(scans["dataset"] == options.dataset) & (scans["participant_id"] == options.participant)]
     if mine.empty:
         raise ValueError(f"{options.scans}: no scan of {options.participant} in dataset {options.dataset}")
-    runs = preprocess(mine, options.settings, options.output.parent)
-    write_tsv(runs, options.output, RUNS)
+    write_tsv(_runs(mine, options), options.output, RUNS)
+
+
+def _runs(scans: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
+    """The participant's runs table, by the road of its dataset's input and of the backend."""
+    settings, output = options.settings, options.output.parent
+    if scans["input"].iloc[0] in ("hcp", "ukb"):
+        from lcm.imaging.ingest import METHODS as INGESTED
+        from lcm.imaging.ingest import ingest
+
+        options.methods = INGESTED
+        return ingest(scans, settings, output, threads=options.threads)
+    if settings.backend == "fmriprep":
+        from lcm.imaging.fmriprep import run_fmriprep
+
+        return run_fmriprep(scans, settings, output, threads=options.threads, mem_mb=options.mem_mb)
+    return preprocess(scans, settings, output, threads=options.threads)
 
 
 def methods(settings: Preprocess) -> str:
     """What was done to the images, for a paper."""
+    if settings.backend == "fmriprep":
+        from lcm.imaging import fmriprep
+
+        return fmriprep.methods(settings)
+    # The images are there by now, and so is the template that `auto` took: nothing is fetched for a sentence.
+    local = settings.model_copy(update={"download_templates": False})
+    template = resolve_template(local) if settings.template == "auto" else settings.template
     deformable = "affine and symmetric diffeomorphic (SyN)" if settings.normalization == "SyN" else "affine"
     return (
-        "Head motion was estimated by rigid least-squares realignment of every volume to a mean of realigned volumes. "
+        "Head motion was estimated by rigid least-squares realignment of every raw volume to a mean of realigned volumes. "
+        f"{_slice_timing_methods(settings)} "
         "T1-weighted images were corrected for bias field (N4), stripped of the skull by the template's mask through an "
         "affine and a coarse deformable registration, and normalised to "
-        f"{space_name(settings.template)} at {settings.registration_mm:g} mm by {deformable} registration (ANTs). "
-        "Mean BOLD images were registered rigidly to the T1-weighted image by mutual information or, without one, to the "
-        f"template by {deformable} registration. Every volume was resampled once, by cubic splines through all "
-        f"transforms, to {settings.resolution_mm:g} mm. No slice-timing or susceptibility-distortion correction was made."
+        f"{template_origin(template)} at {settings.registration_mm:g} mm by {deformable} registration "
+        "(ANTs). Mean BOLD images were registered rigidly to the T1-weighted image by mutual information or, without one, to "
+        f"the template by {deformable} registration. Every volume was resampled once, by cubic splines through all "
+        f"transforms, to {settings.resolution_mm:g} mm. No susceptibility-distortion correction was made."
     )
 
 
-def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path) -> pd.DataFrame:
+def _slice_timing_methods(settings: Preprocess) -> str:
+    if not settings.slice_timing:
+        return "Slice timing was not corrected."
+    return (
+        "Where a run's metadata hold slice times, every slice of the raw volumes was then interpolated in time, by cubic "
+        "splines and without the volumes before the steady state, to the middle of the acquisition (the table of runs says "
+        "for which); other runs were not corrected."
+    )
+
+
+def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threads: int = 1) -> pd.DataFrame:
     """The runs table of one participant's rows of the scans table; images, confounds and figures go below `output`.
 
     A run that cannot be processed gets its reason as outcome and the others go on. Rows that were not ok stay as they are.
-    Raises ValueError when the template is missing.
+    Raises ValueError when the template is missing. `threads` changes the time it takes and nothing else.
     """
     import pandas as pd
 
+    settings = settings.model_copy(update={"template": resolve_template(settings)})
     load_template(settings.template, settings.resolution_mm)
+    log.info("the template is %s", template_origin(settings.template))
     _describe_dataset(output, scans["dataset"].iloc[0])
     records = [{str(name): value for name, value in scan.items()} for scan in scans.to_dict("records")]
     rows = [_row(scan, settings) for scan in records]
     waiting = {}
     for scan, row in zip(records, rows, strict=True):
         if row["outcome"] == OK:
-            row["outcome"] = _verdict(scan, settings)
-        if row["outcome"] == OK:
-            waiting[row["scan"]] = _run(scan, settings, output)
+            found = _examine(scan, settings, output)
+            if isinstance(found, Run):
+                waiting[row["scan"]] = found
+            else:
+                row["outcome"] = found
     working = output.resolve() / f".nipype_{scans['participant_id'].iloc[0]}"
-    quality = _execute(list(waiting.values()), settings, working) if waiting else {}
+    quality = _execute(list(waiting.values()), settings, working, threads) if waiting else {}
     for row in rows:
         if row["scan"] in waiting:
-            run, found = waiting[row["scan"]], quality[row["scan"]]
-            row |= found
-            if found["outcome"] == OK:
-                _write_sidecar(run)
+            run = waiting[row["scan"]]
+            row |= quality[row["scan"]]
+            if row["outcome"] == OK:
+                _write_sidecar(run, row["slice_timing"], settings)
                 row |= {"bold": run.bold_out, "mask": run.mask_out, "confounds": run.confounds_out}
         if row["outcome"] != OK:
             log.warning("%s: %s", row["scan"], row["outcome"])
@@ -112,21 +154,23 @@ def _row(scan: dict[str, Any], settings: Preprocess) -> dict[str, Any]:
     )
 
 
-def _verdict(scan: dict[str, Any], settings: Preprocess) -> str:
-    """Whether a run can be processed, from a full read of its voxels."""
+def _examine(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run | str:
+    """The run where it can be processed, judged by a full read of its voxels; its outcome where not."""
     if not scan["tr_s"] > 0:
         return failed("no repetition time")
     try:
-        run = RunImage(Path(scan["bold"]))
-        if run.num_volumes < settings.min_volumes:
-            return excluded(f"{run.num_volumes} volumes, fewer than {settings.min_volumes}")
-        run.check_values()
+        image = RunImage(Path(scan["bold"]))
+        if image.num_volumes < settings.min_volumes:
+            return excluded(f"{image.num_volumes} volumes, fewer than {settings.min_volumes}")
+        image.check_values()
+        raw = metadata(Path(scan["bold"]).absolute())
+        timing = read_slice_times(raw, image.shape, float(scan["tr_s"]), wanted=settings.slice_timing)
     except (ValueError, OSError) as error:
         return failed(str(error))
-    return OK
+    return _run(scan, settings, output, timing)
 
 
-def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
+def _run(scan: dict[str, Any], settings: Preprocess, output: Path, timing: SliceTimes | str) -> Run:
     # Absolute and not resolved: an annexed file is a link, and the link has the BIDS name.
     root, space = output.absolute(), space_name(settings.template)
 
@@ -140,6 +184,7 @@ def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
         bold=str(Path(scan["bold"]).absolute()),
         t1w=str(Path(scan["t1w"]).absolute()) if isinstance(scan["t1w"], str) else None,
         tr_s=float(scan["tr_s"]),
+        slice_timing=timing,
         bold_out=derived("bold.nii.gz", space=space, desc="preproc"),
         mask_out=derived("mask.nii.gz", space=space, desc="brain"),
         confounds_out=derived("timeseries.tsv", desc="confounds"),
@@ -147,31 +192,35 @@ def _run(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run:
     )
 
 
-def _execute(runs: list[Run], settings: Preprocess, working: Path) -> dict[str, dict[str, Any]]:
+def _execute(runs: list[Run], settings: Preprocess, working: Path, threads: int) -> dict[str, dict[str, Any]]:
     """Outcome and QC numbers of each run. The working folder is gone afterwards, nipype's crash files with it."""
     # It is named after the participant, so that what a killed job left is cleared here and never piles up.
     shutil.rmtree(working, ignore_errors=True)
     working.mkdir(parents=True)
     try:
-        results = execute(runs, settings.model_dump_json(), working)
+        results = execute(runs, settings.model_dump_json(), working, threads)
     finally:
         shutil.rmtree(working, ignore_errors=True)
     found = {}
-    for run in runs:
-        result = results[run.scan]
-        outcome = OK if result.error is None else failed(result.error)
-        found[run.scan] = {"outcome": outcome, "mean_fd_mm": result.mean_fd_mm, "dice_template": result.dice_template}
+    for scan, result in results.items():
+        numbers = dataclasses.asdict(result)
+        error = numbers.pop("error")
+        found[scan] = numbers | {"outcome": OK if error is None else failed(error)}
     return found
 
 
-def _write_sidecar(run: Run) -> None:
+def _write_sidecar(run: Run, slice_timing: str, settings: Preprocess) -> None:
     raw = metadata(Path(run.bold))
-    content = {
+    content: dict[str, object] = {
         "RepetitionTime": run.tr_s,
         "TaskName": raw.get("TaskName"),
         "SkullStripped": True,
+        "SpatialReference": template_origin(settings.template),
+        "SliceTimingCorrected": slice_timing.startswith("corrected"),
         "Sources": [f"bids:raw:{Path(run.bold).name}"],
     }
+    if isinstance(run.slice_timing, SliceTimes) and content["SliceTimingCorrected"]:
+        content["StartTime"] = run.slice_timing.reference_s
     path = Path(run.bold_out.removesuffix(".nii.gz") + ".json")
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,13 +1,15 @@
-"""Templates and antspyx registrations: head to brain, T1w to template, BOLD to T1w, and one field that composes them."""
+"""The template on a grid and antspyx registrations: head to brain, T1w to template, BOLD to T1w, and one field of them all."""
 
 from __future__ import annotations
 
-import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from lcm.imaging.templates import fetching, space_name, template_file
 
 if TYPE_CHECKING:
     import ants
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 _LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _AFFINE_ITERATIONS = (1000, 500, 250, 0)
-_TEMPLATE_FILES = {"T1w": "res-01_T1w.nii.gz", "mask": "res-01_desc-brain_mask.nii.gz"}
 
 
 @dataclass(frozen=True)
@@ -33,26 +34,11 @@ class Template:
     affine: NDArray[np.float64]
 
 
-def space_name(template: str) -> str:
-    """The BIDS space label of a value of `preprocess.template`."""
-    return "MNI152NLin2009aSym" if template == "nilearn" else template
-
-
-def _template_file(template: str, kind: str) -> Path:
-    """A file of TEMPLATEFLOW_HOME that is really there: TemplateFlow's skeleton is of zero-byte files."""
-    home = Path(os.environ.get("TEMPLATEFLOW_HOME", Path.home() / ".cache" / "templateflow"))
-    path = home / f"tpl-{template}" / f"tpl-{template}_{_TEMPLATE_FILES[kind]}"
-    if not path.is_file() or path.stat().st_size == 0:
-        raise ValueError(
-            f"preprocess.template is {template}, but {path} is missing or empty and nothing is downloaded at run time: "
-            "fetch it once on a machine with network and set TEMPLATEFLOW_HOME, or use template: nilearn "
-            f"(python -c \"import templateflow.api as t; t.get('{template}', resolution=1)\")"
-        )
-    return path
-
-
 def load_template(template: str, grid_mm: float) -> Template:
-    """The template on a grid of `grid_mm`; raises ValueError naming the file that TemplateFlow lacks and how to get it."""
+    """The template on a grid of `grid_mm` (mm); `template` is what `resolve_template` gave.
+
+    Raises ValueError naming a file that is cut short.
+    """
     import nibabel as nib
     from nilearn import datasets
 
@@ -60,13 +46,20 @@ def load_template(template: str, grid_mm: float) -> Template:
         head = datasets.load_mni152_template(resolution=1)
         mask_image = datasets.load_mni152_brain_mask(resolution=1, threshold=0.2)
     else:
-        head, mask_image = (nib.Nifti1Image.from_filename(_template_file(template, kind)) for kind in ("T1w", "mask"))
+        head, mask_image = (nib.Nifti1Image.from_filename(template_file(template, kind)) for kind in ("T1w", "mask"))
     fine = np.asarray(head.affine, dtype=np.float64)
     affine = fine.copy()
     affine[:3, :3] *= grid_mm / np.linalg.norm(fine[:3, :3], axis=0)
     shape = tuple(int(np.ceil(size)) for size in np.asarray(head.shape) * np.abs(np.diag(fine))[:3] / grid_mm)
-    values = resample_to_grid(head.get_fdata(dtype=np.float32), fine, shape, affine)
-    mask = resample_to_grid(mask_image.get_fdata(dtype=np.float32), fine, shape, affine) > 0.5
+    try:
+        values, share = (image.get_fdata(dtype=np.float32) for image in (head, mask_image))
+    except (EOFError, OSError, zlib.error):
+        raise ValueError(
+            f"a file of template {template} is cut short (another job may be fetching it): run again, or delete "
+            f"{template_file(template, 'T1w').parent} and fetch it again ({fetching(template)})"
+        ) from None
+    values = resample_to_grid(values, fine, shape, affine)
+    mask = resample_to_grid(share, fine, shape, affine) > 0.5
     return Template(space_name(template), np.where(mask, np.maximum(values, 0), 0).astype(np.float32), mask, affine)
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_NO_EXTENSION = b"\0" * 4
+_OFFSET = 352
+"""Bytes before the voxels of a NIfTI-1 without extensions: 348 of header and those four."""
 
 
 class RunImage:
@@ -37,6 +47,10 @@ class RunImage:
         """The volume at `index`, X×Y×Z, in the units of the file."""
         return self.stored[..., index].astype(np.float32) * self.slope + self.inter
 
+    def slice_series(self, axis: int, index: int) -> NDArray[np.float32]:
+        """Slice `index` along `axis` of every volume: the other two axes × T, in the units of the file."""
+        return self.stored[(slice(None),) * axis + (index,)].astype(np.float32) * self.slope + self.inter
+
     def check_values(self) -> None:
         """Raises ValueError naming the first volume with NaN or infinite voxels, or with nothing but one value."""
         for index in range(self.num_volumes):
@@ -46,6 +60,24 @@ class RunImage:
                 raise ValueError(f"{num_bad} voxels of volume {index} are NaN or infinite")
             if volume.min() == volume.max():
                 raise ValueError(f"volume {index} is constant")
+
+
+def in_order(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Iterator[Out]:
+    """`function` of each item, in their order; up to `threads` at once, and no more waiting than that.
+
+    Each result is worked out by one thread alone, so their number changes the time and not one bit.
+    """
+    if threads == 1:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        waiting: deque[Future[Out]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class RunWriter:
@@ -63,6 +95,27 @@ class RunWriter:
         self._stream.write(stored.tobytes(order="F"))  # type: ignore[attr-defined]
 
 
+def _header(shape: tuple[int, ...], affine: NDArray[np.float64], tr_s: float, dtype: str, space: str) -> Any:
+    """A NIfTI-1 header, in mm and s, for voxels that follow it directly."""
+    import nibabel as nib
+
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), tr_s))
+    header.set_xyzt_units("mm", "sec")
+    header.set_sform(affine, code=space)
+    header.set_qform(affine, code=space)
+    header["vox_offset"], header["magic"] = _OFFSET, b"n+1"
+    return header
+
+
+def create_float_run(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], tr_s: float) -> np.memmap:
+    """An uncompressed float32 `.nii` of shape X×Y×Z×T, mapped into memory to be filled; `RunImage` reads it the same way."""
+    path.write_bytes(_header(shape, affine, tr_s, "<f4", "scanner").binaryblock + _NO_EXTENSION)
+    return np.memmap(path, dtype="<f4", mode="r+", offset=_OFFSET, shape=shape, order="F")
+
+
 @contextlib.contextmanager
 def open_run_writer(
     path: Path, shape: tuple[int, ...], affine: NDArray[np.float64], tr_s: float, limit: float
@@ -71,21 +124,13 @@ def open_run_writer(
 
     nibabel writes a whole array only; the header is nibabel's, the compression isal's at its fastest level.
     """
-    import nibabel as nib
     from isal import igzip
 
-    header = nib.Nifti1Header()
-    header.set_data_dtype("<i2")
-    header.set_data_shape(shape)
-    header.set_zooms((*np.linalg.norm(affine[:3, :3], axis=0), tr_s))
-    header.set_xyzt_units("mm", "sec")
-    header.set_sform(affine, code="mni")
-    header.set_qform(affine, code="mni")
+    header = _header(shape, affine, tr_s, "<i2", "mni")
     header["scl_slope"], header["scl_inter"] = limit / np.iinfo(np.int16).max, 0.0
-    header["vox_offset"], header["magic"] = 352, b"n+1"
     with (
         path.open("wb") as raw,
         igzip.IGzipFile(filename="", mode="wb", compresslevel=1, fileobj=raw, mtime=0) as stream,
     ):
-        stream.write(header.binaryblock + b"\0" * 4)
+        stream.write(header.binaryblock + _NO_EXTENSION)
         yield RunWriter(stream, shape[:3], limit)

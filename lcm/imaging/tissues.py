@@ -47,15 +47,15 @@ def anatomy_stem(t1w: str, scan: str, output: Path) -> str:
 def segment(brain: ants.ANTsImage, mask: ants.ANTsImage, folder: Path) -> list[NDArray[np.float32]]:
     """Probabilities of CSF, grey and white matter in a T1w without skull, each 0..1, zero outside `mask`.
 
-    Atropos (Avants et al. 2011, Neuroinformatics 9:381): a k-means start and a Markov random field, no priors and nothing
-    random. `folder` takes its files.
+    Atropos (Avants et al. 2011, Neuroinformatics 9:381): a k-means start and a Markov random field, no priors, and a fixed seed,
+    without which two runs differ. `folder` takes its files.
     """
     import ants
 
     # It writes into the machine's folder of temporary files and leaves them there.
     usual, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
-        found = ants.atropos(a=brain, x=mask, i="KMeans[3]", m="[0.1,1x1x1]", c="[10,0.0001]")
+        found = ants.atropos(a=brain, x=mask, i="KMeans[3]", m="[0.1,1x1x1]", c="[10,0.0001]", r=0)
     finally:
         tempfile.tempdir = usual
     maps = [image.numpy() for image in found["probabilityimages"]]

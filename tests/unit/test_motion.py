@@ -65,6 +65,17 @@ def test_parameters_and_matrices_are_inverse_to_each_other():
     np.testing.assert_allclose(rigid_parameters(rigid_matrix(parameters, centre), centre), parameters, atol=1e-12)
 
 
+def test_an_mcflirt_matrix_has_its_own_angles_with_the_sign_of_x_changed():
+    # A .par line and its MAT file, both of one mcflirt run (neurostars.org/t/3839); FSL's x runs to the left.
+    fsl_rot = np.array([0.000388147, -0.000175142, 0.000708284])
+    matrix = np.array(
+        [[1, 0.000708, 0.000175, 0], [-0.000708, 1, 0.000388, 0], [-0.000175, -0.000388, 1, 0], [0, 0, 0, 1]]
+    )
+    flip = np.diag([-1.0, 1, 1, 1])
+    ours = rigid_parameters(flip @ matrix @ flip, np.zeros(3))[3:]
+    np.testing.assert_allclose(ours, fsl_rot * [-1, 1, 1], atol=1e-6)
+
+
 def test_a_still_head_has_no_motion():
     _, bold, affine = head(4.0)
     run = _Run(np.repeat(bold[..., None], 6, axis=3).astype(np.int16), affine)

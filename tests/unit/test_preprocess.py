@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,9 @@ from lcm.imaging.workflow import _reason
 from lcm.tables import RUNS, SCANS, read_tsv, write_tsv
 from tests.moving_head import TR_S, head, move, moving_run, planted_motion, save
 
-SETTINGS = Preprocess(registration_mm=4.0, resolution_mm=4.0)
+SETTINGS = Preprocess(template="nilearn", registration_mm=4.0, resolution_mm=4.0)
 NUM_VOLUMES = 30
+NUM_SLICES = head(4.0)[1].shape[2]
 SPACE = "MNI152NLin2009aSym"
 
 
@@ -38,7 +40,7 @@ def _scan_row(root: Path, scan: str, bold: str, t1w: Path | None, outcome: str =
 
 
 def _write_runs(root: Path) -> Path:
-    """Images of sub-01 (T1w; one good run, five bad ones) and their scans table."""
+    """Images of sub-01 (T1w; two good runs, one of them with slice times; six bad ones) and their scans table."""
     t1w, bold, affine = head(4.0)
     tilted = move(t1w, affine, np.array([6.0, -5.0, 4.0, 0.05, 0.04, -0.06]))
     anatomy = save(tilted.astype(np.int16), affine, root / "sub-01_T1w.nii.gz")
@@ -52,28 +54,48 @@ def _write_runs(root: Path) -> Path:
     save(np.zeros_like(good), affine, root / "empty.nii.gz")
     whole = (root / "good.nii.gz").read_bytes()
     (root / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    for name, timing in (("late", SLICE_TIMES_S), ("wrong", [0, 0.5, 1])):
+        _save_late(bold, affine, root / f"sub-01_task-{name}_bold.nii.gz", timing)
     rows = [_scan_row(root, f"sub-01_task-{name}", f"{name}.nii.gz", anatomy) for name in BAD_AND_GOOD]
+    rows += [_scan_row(root, f"sub-01_task-{n}", f"sub-01_task-{n}_bold.nii.gz", anatomy) for n in ("late", "wrong")]
     rows.append(_scan_row(root, "sub-01_task-echo", "good.nii.gz", anatomy, "excluded: multi-echo run"))
     frame = pd.DataFrame(rows)[list(SCANS.columns)]
     write_tsv(frame, root / "scans.tsv", SCANS)
     return root / "scans.tsv"
 
 
+def _save_late(bold: np.ndarray, affine: np.ndarray, path: Path, timing: list[float]) -> None:
+    """A still head whose every slice is sampled at its own time of a wave of 3 %, and the inherited JSON that says so."""
+    moment_s = TR_S * np.arange(NUM_VOLUMES) + np.array(SLICE_TIMES_S)[:, None]
+    wave_ZT = 1 + 0.03 * np.sin(2 * np.pi * WAVE_HZ * moment_s)
+    noise = np.random.default_rng(9).normal(0, 2, (*bold.shape, NUM_VOLUMES)) * (bold > 0)[..., None]
+    save(np.clip(bold[..., None] * wave_ZT + noise, 0, 32000).astype(np.int16), affine, path)
+    sidecar = {"TaskName": "late", "RepetitionTime": TR_S, "SliceTiming": timing}
+    path.with_name(path.name.removeprefix("sub-01_").replace(".nii.gz", ".json")).write_text(json.dumps(sidecar))
+
+
+WAVE_HZ = 0.1
+SLICE_TIMES_S = [round(1.9 * n / (NUM_SLICES - 1), 4) for n in range(NUM_SLICES)]
 BAD_AND_GOOD = ("good", "short", "flat", "nan", "empty", "cut")
 
 
-def _preprocess(scans: Path, output: Path) -> pd.DataFrame:
+def _preprocess(scans: Path, output: Path, settings: Preprocess = SETTINGS, threads: int = 1) -> pd.DataFrame:
     flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-01"]
-    flags += ["--output", str(output / "sub-01_runs.tsv")]
-    assert main(["preprocess", *flags, "--settings", SETTINGS.model_dump_json()]) == 0
+    flags += ["--output", str(output / "sub-01_runs.tsv"), "--threads", str(threads)]
+    assert main(["preprocess", *flags, "--settings", settings.model_dump_json()]) == 0
     return read_tsv(output / "sub-01_runs.tsv", RUNS).set_index("scan")
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory) -> tuple[Path, pd.DataFrame]:
-    """The output folder and the runs table of sub-01."""
+    """The output folder and the runs table of sub-01; `nodes.txt` beside it names the nodes that were executed."""
     root = tmp_path_factory.mktemp("phantom")
-    return root / "out", _preprocess(_write_runs(root), root / "out")
+    handler = logging.FileHandler(root / "nodes.txt")
+    handler.addFilter(lambda record: "Executing" in record.getMessage())
+    logging.getLogger("nipype.workflow").addHandler(handler)
+    runs = _preprocess(_write_runs(root), root / "out")
+    logging.getLogger("nipype.workflow").removeHandler(handler)
+    return root / "out", runs
 
 
 def test_every_run_has_one_outcome_and_bad_runs_do_not_stop_the_good_one(done):
@@ -84,6 +106,32 @@ def test_every_run_has_one_outcome_and_bad_runs_do_not_stop_the_good_one(done):
     assert outcome["nan"] == "failed: 1 voxels of volume 4 are NaN or infinite"
     assert outcome["empty"] == "failed: volume 0 is constant"
     assert outcome["cut"].startswith("failed: truncated or unreadable image")
+    assert outcome["late"] == "ok"
+    assert outcome["wrong"].startswith(f"failed: SliceTiming has 3 values, the image {NUM_SLICES} slices along k")
+
+
+def test_two_runs_share_one_anatomical_pass(done):
+    lines = (done[0].parent / "nodes.txt").read_text().splitlines()
+    executed = [line.split('"')[1] for line in lines]
+    assert executed.count("anatomy0") == 1
+    assert sum(name.startswith("anatomy") for name in executed) == 1
+    assert sum(name.endswith("_resample") for name in executed) == (done[1]["outcome"] == "ok").sum() == 2
+
+
+def test_slices_sampled_at_different_times_show_one_wave_at_the_middle_of_the_acquisition(done):
+    row = done[1].loc["sub-01_task-late"]
+    assert row["slice_timing"] == "corrected to 0.95 s"
+    assert done[1].loc["sub-01_task-good", "slice_timing"] == "none in JSON"
+    sidecar = json.loads(Path(row["bold"].replace(".nii.gz", ".json")).read_text())
+    assert (sidecar["SliceTimingCorrected"], sidecar["StartTime"]) == (True, 0.95)
+    series = nib.load(row["bold"]).get_fdata()
+    carrier_T = np.exp(-2j * np.pi * WAVE_HZ * (TR_S * np.arange(NUM_VOLUMES) + 0.95))[3:28]
+    phases = []
+    for z in range(10, 35):
+        mean_T = series[:, :, z].mean(axis=(0, 1))[3:28]
+        phases.append(np.angle(((mean_T - mean_T.mean()) * carrier_T).sum() * 1j))
+    # Uncorrected, the phase climbs by 2π × 0.1 Hz × 1 s over these slices.
+    assert np.abs(phases).max() < 0.05
 
 
 def test_a_refused_row_keeps_the_outcome_it_came_with(done):
@@ -95,17 +143,30 @@ def test_a_refused_row_keeps_the_outcome_it_came_with(done):
 def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
     files = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.is_file()}
     files -= {name for name in files if name.endswith("record.json")}
-    stem = "sub-01/func/sub-01_task-good"
-    assert files == {
+    assert {name for name in files if not name.startswith("sub-01/")} == {
         "dataset_description.json",
         "sub-01_runs.json",
         "sub-01_runs.tsv",
         "figures/sub-01_task-good_desc-registration.png",
-        f"{stem}_desc-confounds_timeseries.json",
-        f"{stem}_desc-confounds_timeseries.tsv",
-        f"{stem}_space-{SPACE}_desc-brain_mask.nii.gz",
-        f"{stem}_space-{SPACE}_desc-preproc_bold.json",
-        f"{stem}_space-{SPACE}_desc-preproc_bold.nii.gz",
+        "figures/sub-01_task-late_desc-registration.png",
+    }
+    stems = [f"sub-01/func/sub-01_task-{name}" for name in ("good", "late")]
+    assert {name for name in files if name.startswith("sub-01/func/")} == {
+        f"{stem}_{ending}"
+        for stem in stems
+        for ending in (
+            "desc-confounds_timeseries.json",
+            "desc-confounds_timeseries.tsv",
+            f"space-{SPACE}_desc-brain_mask.nii.gz",
+            f"space-{SPACE}_desc-preproc_bold.json",
+            f"space-{SPACE}_desc-preproc_bold.nii.gz",
+        )
+    }
+    anatomy = {name for name in files if name.startswith("sub-01/anat/")}
+    assert anatomy == {
+        f"sub-01/anat/sub-01_space-{SPACE}_{kind}.{extension}"
+        for kind in ("desc-preproc_T1w", "desc-brain_mask", "dseg")
+        for extension in ("nii.gz", "json")
     }
     description = json.loads((done[0] / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
@@ -122,7 +183,11 @@ def test_bold_lies_on_the_template_with_its_repetition_time(done):
     np.testing.assert_allclose(mask.affine, template.affine)
     sidecar = json.loads(Path(row["bold"].replace(".nii.gz", ".json")).read_text())
     assert sidecar["RepetitionTime"] == TR_S
+    assert sidecar["SliceTimingCorrected"] is False
+    assert sidecar["SpatialReference"].startswith(f"{SPACE} of nilearn")
+    assert row["template"] == SPACE
     assert row["dice_template"] > 0.93
+    assert row["dice_t1w"] > 0.95
     mean = bold.get_fdata().mean(axis=3)
     inside = (np.asarray(mask.dataobj) > 0) & template.mask
     assert np.corrcoef(mean[inside], head(4.0)[1][inside])[0, 1] > 0.9
@@ -147,15 +212,16 @@ def test_fd_in_the_table_follows_the_planted_trace(done):
     assert row["mean_fd_mm"] == pytest.approx(np.nanmean(planted), rel=0.1)
 
 
-def test_a_second_run_gives_identical_tables(done, tmp_path):
+def test_a_second_run_with_two_threads_gives_identical_tables_and_images(done, tmp_path):
     scans = tmp_path / "scans.tsv"
     frame = read_tsv(done[0].parent / "scans.tsv", SCANS)
-    write_tsv(frame[frame["scan"] == "sub-01_task-good"], scans, SCANS)
-    again = _preprocess(scans, tmp_path / "out").loc["sub-01_task-good"]
-    first = done[1].loc["sub-01_task-good"]
-    assert Path(again["confounds"]).read_bytes() == Path(first["confounds"]).read_bytes()
-    assert Path(again["mask"]).read_bytes() == Path(first["mask"]).read_bytes()
-    assert Path(again["bold"]).read_bytes() == Path(first["bold"]).read_bytes()
+    write_tsv(frame[frame["scan"].isin(["sub-01_task-good", "sub-01_task-late"])], scans, SCANS)
+    again = _preprocess(scans, tmp_path / "out", threads=2)
+    numbers = [name for name in again.columns if name not in ("bold", "mask", "confounds")]
+    pd.testing.assert_frame_equal(again[numbers], done[1].loc[again.index, numbers], check_exact=True)
+    for scan, row in again.iterrows():
+        for kind in ("bold", "mask", "confounds"):
+            assert Path(row[kind]).read_bytes() == Path(done[1].loc[scan, kind]).read_bytes(), (scan, kind)
 
 
 def test_a_broken_t1w_fails_its_runs_and_not_those_without_it(tmp_path):
@@ -196,10 +262,17 @@ def test_methods_say_what_was_done_and_what_was_not():
     text = methods(SETTINGS)
     assert "MNI152NLin2009aSym" in text
     assert "4 mm" in text
-    assert "No slice-timing" in text
+    assert "slice of the raw volumes was then interpolated in time" in text
+    assert "Slice timing was not corrected" in methods(SETTINGS.model_copy(update={"slice_timing": False}))
 
 
-def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sidecar(tmp_path):
+def test_methods_name_the_template_that_auto_took(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    assert f"{SPACE} of nilearn" in methods(Preprocess(download_templates=True))
+    assert "MNI152NLin6Asym of TemplateFlow" in methods(Preprocess(template="MNI152NLin6Asym"))
+
+
+def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sidecar(tmp_path, monkeypatch):
     _, bold, affine = head(6.0)
     store = tmp_path / ".git" / "annex"
     store.mkdir(parents=True)
@@ -212,8 +285,11 @@ def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sideca
     write_tsv(pd.DataFrame([row])[list(SCANS.columns)], tmp_path / "scans.tsv", SCANS)
     stale = tmp_path / "out" / ".nipype_sub-01" / "graph"
     stale.mkdir(parents=True)
-    done = _preprocess(tmp_path / "scans.tsv", tmp_path / "out").loc["sub-01_task-rest"]
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    settings = SETTINGS.model_copy(update={"template": "auto", "normalization": "Affine"})
+    done = _preprocess(tmp_path / "scans.tsv", tmp_path / "out", settings).loc["sub-01_task-rest"]
     assert json.loads(Path(done["bold"].replace(".nii.gz", ".json")).read_text())["TaskName"] == "resting"
+    assert done["template"] == SPACE
     assert not list((tmp_path / "out").glob(".*"))
 
 

@@ -33,17 +33,6 @@ def test_nilearn_template_is_named_by_its_bids_space():
     assert not template.brain[~template.mask].any()
 
 
-@pytest.mark.parametrize("size", [None, 0])
-def test_a_missing_or_empty_templateflow_file_is_named_with_the_remedy(tmp_path, monkeypatch, size):
-    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
-    name = "tpl-MNI152NLin6Asym_res-01_T1w.nii.gz"
-    if size is not None:
-        (tmp_path / "tpl-MNI152NLin6Asym").mkdir()
-        (tmp_path / "tpl-MNI152NLin6Asym" / name).touch()
-    with pytest.raises(ValueError, match=f"{name}.*TEMPLATEFLOW_HOME"):
-        load_template("MNI152NLin6Asym", 4.0)
-
-
 def test_ants_and_nibabel_agree_where_a_voxel_is():
     affine = np.array([[-3.0, 0.2, 0.1, 60], [0.2, 3.0, -0.4, -90], [0.1, 0.4, 3.2, -50], [0, 0, 0, 1]])
     image = to_ants(np.zeros((10, 12, 14)), affine)

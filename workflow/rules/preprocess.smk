@@ -22,7 +22,6 @@ rule preprocess:
         code=code("preprocess"),
         timing=PLAN.raw_timing,
     shell:
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS={threads}"
-        " python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"
-        " --participant {wildcards.participant:q} --output {output:q}"
+        "python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"
+        " --participant {wildcards.participant:q} --output {output:q} --threads {threads} --mem-mb {resources.mem_mb}"
         " --settings {params.settings:q} > {log:q} 2>&1"
