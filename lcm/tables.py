@@ -163,6 +163,18 @@ SCORES = Table(
     },
     key=("model", "task", "cohort", "metric"),
 )
+EXPORTED = Table(
+    "exported",
+    {
+        "dataset": "text",
+        "participant_id": "text",
+        "scan": "text",
+        "outcome": "text",
+        "file": "optional text",
+        "sha256": "optional text",
+    },
+    key=("scan", "file"),
+)
 OUTCOMES = Table("outcomes", {"dataset": "text", "outcome": "text", "count": "count"}, key=("dataset", "outcome"))
 
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
@@ -232,12 +244,14 @@ def read_tsv(path: Path, table: Table) -> pd.DataFrame:
     return _validate(frame, table, path)
 
 
-def write_arrow(table: pa.Table, path: Path) -> None:
-    """Write an Arrow IPC file, uncompressed so that readers can map it."""
+def write_arrow(table: pa.Table | pa.RecordBatchReader, path: Path) -> None:
+    """Write an Arrow IPC file, uncompressed so that readers can map it; of a reader one batch at a time is in memory."""
     import pyarrow as pa
 
+    batches = table.to_batches() if isinstance(table, pa.Table) else table
     with write_atomically(path) as temporary, pa.ipc.new_file(str(temporary), table.schema) as writer:
-        writer.write_table(table)
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def read_arrow(path: Path) -> pa.Table:
@@ -270,10 +284,13 @@ def _array_schema(own: dict[str, pa.DataType], regions: Sequence[str], atlas: st
 
 
 def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
-    """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask."""
+    """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask.
+
+    `inputs` is a hash of all that shaped them: the row is used again as long as it stays the same.
+    """
     import pyarrow as pa
 
-    own = {"confounds": pa.string(), "series": pa.list_(pa.float64())}
+    own = {"confounds": pa.string(), "inputs": pa.string(), "series": pa.list_(pa.float64())}
     return _array_schema(own, regions, atlas)
 
 

@@ -70,9 +70,9 @@ def main(options: argparse.Namespace) -> None:
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
         strategy = "denoised elsewhere"
     reference_RR = read_reference(Path(settings.reference), regions) if settings.reference else None
-    done = [found for row in rows for found in _rows(row, len(regions), settings, reference_RR)]
     schema = connectome_schema(regions, atlas, strategy, kind=settings.kind, fisher_z=settings.fisher_z)
-    write_arrow(pa.Table.from_pylist(done, schema=schema), options.output)
+    done = (pa.RecordBatch.from_pylist(_rows(row, len(regions), settings, reference_RR), schema=schema) for row in rows)
+    write_arrow(pa.RecordBatchReader.from_batches(schema, done), options.output)
 
 
 def methods(settings: Correlate) -> str:

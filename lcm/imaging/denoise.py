@@ -72,8 +72,9 @@ def main(options: argparse.Namespace) -> None:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
     settings = strategy.applied_to(options.settings)
-    done = [_row(row, len(regions), strategy, settings) for row in rows]
-    write_arrow(pa.Table.from_pylist(done, schema=denoised_schema(regions, atlas, strategy.name)), options.output)
+    schema = denoised_schema(regions, atlas, strategy.name)
+    done = (pa.RecordBatch.from_pylist([_row(row, len(regions), strategy, settings)], schema=schema) for row in rows)
+    write_arrow(pa.RecordBatchReader.from_batches(schema, done), options.output)
 
 
 def methods(settings: Denoise) -> str:

@@ -88,7 +88,7 @@ def assign_batches(participants: pd.Series, batch_size: int) -> pd.Series:
 
 
 def _fingerprint(row: Row) -> str:
-    """Sizes and times of a run's files, and its `behind`: it changes the batch's table, and so re-runs the batch, when they do."""
+    """Hash of sizes and times of a run's files, and of its BEHIND. It stands in the batch's table, so the batch runs again."""
     digest = hashlib.sha256()
     files = {column: Path(row[column]) for column in _FILE_COLUMNS if row.get(column)}
     behind = row.get(BEHIND, ())

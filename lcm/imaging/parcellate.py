@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
-import zlib
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcm.atlas import Atlas, load_atlas
 from lcm.config import Parcellate
-from lcm.imaging.header import ImageError, read_header
-from lcm.tables import OK, RUNS, SCANS, failed, read_tsv, series_schema, write_arrow
+from lcm.imaging.header import ImageError, read_header, unreadable
+from lcm.imaging.stored_volumes import stored_volumes
+from lcm.provenance import code_hash, file_hash
+from lcm.tables import OK, RUNS, SCANS, failed, read_arrow, read_tsv, series_schema, write_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-# T time, R regions, V voxels that belong to a region, C volumes of a chunk
+# T time, R regions, V voxels
 
 log = logging.getLogger(__name__)
-_CHUNK_BYTES = 16 << 20
+Grids = dict[bytes, NDArray[np.int32]]
+"""The atlas's labels on the last image's grid, under that grid's name."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The stage's own flags."""
     parser.add_argument("--scans", type=Path, required=True, help="the batch's table, from results/index/batches")
-    parser.add_argument("--runs", type=Path, required=True, help="results/preprocess/<dataset>, read for raw datasets")
+    parser.add_argument(
+        "--runs", type=Path, required=True, help="results/preprocess/<dataset>; not read for fMRIPrep output"
+    )
     parser.add_argument("--output", type=Path, required=True, help="Arrow table of series, one row a scan")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Write one row a scan of the batch, whatever became of it."""
+    """Write one row a scan of the batch, whatever became of it; rows of the former table that still hold are kept."""
     import pyarrow as pa
 
     settings: Parcellate = options.settings
     atlas = load_atlas(settings.atlas)
+    schema = series_schema(atlas.names, atlas.name)
     scans = with_preprocessed(read_tsv(options.scans, SCANS), options.runs)
-    grids: dict[bytes, NDArray[np.int32]] = {}
-    rows = [_row(scan, atlas, settings, grids) for scan in scans.to_dict("records")]
-    write_arrow(pa.Table.from_pylist(rows, schema=series_schema(atlas.names, atlas.name)), options.output)
+    rows = _rows(scans.to_dict("records"), atlas, settings, _former(options.output, schema))
+    batches = (pa.RecordBatch.from_pylist([row], schema=schema) for row in rows)
+    write_arrow(pa.RecordBatchReader.from_batches(schema, batches), options.output)
 
 
 def methods(settings: Parcellate) -> str:
@@ -55,17 +63,17 @@ def methods(settings: Parcellate) -> str:
 
 
 def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
-    """The scans with BOLD, mask, confounds and outcome of `preprocess` where they came in raw."""
-    raw = (scans["input"] == "bids") & (scans["outcome"] == OK)
-    if not raw.any():
+    """The scans with BOLD, mask, confounds and outcome of `preprocess`; fMRIPrep's need none and stay as they are."""
+    prepared = (scans["input"] != "derivatives") & (scans["outcome"] == OK)
+    if not prepared.any():
         return scans
     tables = [
-        read_tsv(runs_folder / f"{person}_runs.tsv", RUNS) for person in scans.loc[raw, "participant_id"].unique()
+        read_tsv(runs_folder / f"{person}_runs.tsv", RUNS) for person in scans.loc[prepared, "participant_id"].unique()
     ]
     runs = {row["scan"]: row for table in tables for row in table.to_dict("records")}
     records = scans.to_dict("records")
-    for record in records:
-        if record["input"] == "bids" and record["outcome"] == OK:
+    for record, asked in zip(records, prepared, strict=True):
+        if asked:
             done = runs.get(record["scan"])
             if done is None:
                 raise ValueError(f"{runs_folder}: no row for a run of the batch; re-run preprocess for its participant")
@@ -73,51 +81,90 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
     return type(scans)(records, columns=scans.columns)
 
 
-def _row(
-    scan: dict[Hashable, Any], atlas: Atlas, settings: Parcellate, grids: dict[bytes, NDArray[np.int32]]
-) -> dict[str, Any]:
-    row = {key: scan[key] for key in ("dataset", "participant_id", "scan", "outcome")}
-    if scan["outcome"] != OK:
-        return row
+def _rows(
+    scans: list[dict[str, Any]], atlas: Atlas, settings: Parcellate, former: dict[str, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """One row a scan, so that memory holds one series and not the batch's."""
+    study = json.dumps(
+        [code_hash("parcellate"), settings.model_dump(mode="json"), *(file_hash(Path(f)) for f in atlas.files)]
+    )
+    grids: Grids = {}
+    num_reused = 0
+    for scan in scans:
+        inputs = _inputs(scan, study)
+        num_reused += inputs in former
+        row = {key: scan[key] for key in ("dataset", "participant_id", "scan", "outcome")} | {"inputs": inputs}
+        if scan["outcome"] == OK:
+            row |= {"tr_s": float(scan["tr_s"]), "confounds": scan["confounds"]}
+            row |= former[inputs] if inputs in former else _measured(scan, atlas, settings, grids)
+        yield row
+    log.info("%d of %d scans reused", num_reused, len(scans))
+
+
+def _inputs(scan: dict[str, Any], study: str) -> str | None:
+    """Hash of all that shapes a scan's series; None where there is none to be had. Sizes and times stand for the files."""
+    if scan["outcome"] != OK or not all(Path(scan[key]).is_file() for key in ("bold", "mask")):
+        return None
+    stats = [Path(scan[key]).stat() for key in ("bold", "mask")]
+    text = json.dumps([study, scan["dataset"], scan["scan"], [(stat.st_size, stat.st_mtime_ns) for stat in stats]])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _former(path: Path, schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What may be used again of an earlier table, by `inputs`: coverage and series, mapped and not read. Failures are not."""
+    import pyarrow as pa
+
+    try:
+        table = read_arrow(path)
+    except (OSError, pa.ArrowInvalid):
+        return {}
+    if not table.schema.equals(schema, check_metadata=True):
+        return {}
+    rows = zip(*(table[name] for name in ("inputs", "outcome", "num_volumes", "coverage", "series")), strict=True)
+    return {
+        inputs.as_py(): {
+            "num_volumes": num_volumes.as_py(),
+            "coverage": coverage.values.to_numpy(),
+            "series": series.values.to_numpy(),
+        }
+        for inputs, outcome, num_volumes, coverage, series in rows
+        if outcome.as_py() == OK and inputs.as_py()
+    }
+
+
+def _measured(scan: dict[str, Any], atlas: Atlas, settings: Parcellate, grids: Grids) -> dict[str, Any]:
+    """What the scan's row gains from its images: length, coverage and series, or the reason why there are none."""
     try:
         series_TR, coverage_R = parcellate(Path(scan["bold"]), Path(scan["mask"]), atlas, settings, grids)
     except ImageError as error:
         log.warning("a scan of dataset %s failed: %s", scan["dataset"], error)
-        return row | {"outcome": failed(str(error))}
-    return row | {
-        "tr_s": float(scan["tr_s"]),
-        "num_volumes": len(series_TR),
-        "confounds": scan["confounds"],
-        "coverage": coverage_R,
-        "series": series_TR.ravel(),
-    }
+        return {"outcome": failed(str(error))}
+    return {"num_volumes": len(series_TR), "coverage": coverage_R, "series": series_TR.ravel()}
 
 
 def parcellate(
-    bold: Path, mask: Path, atlas: Atlas, settings: Parcellate, grids: dict[bytes, NDArray[np.int32]]
+    bold: Path, mask: Path, atlas: Atlas, settings: Parcellate, grids: Grids
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Mean over each region's voxels inside the mask, and the share of the region that the mask covers.
 
     Args:
         bold: 4D image in the atlas's space.
         mask: 3D brain mask on the same grid.
-        grids: atlas labels by grid, filled here, so that a batch resamples the atlas once a grid.
+        grids: kept here between the images of a batch, so that scans on one grid resample the atlas once.
 
     Returns:
-        series T×R in the image's units, NaN for a region under `min_coverage` or without signal, and coverage R.
+        series T×R in the image's units, NaN for a region under `min_coverage` or without signal, and coverage R. Voxels
+        outside the mask or outside every region have no say, whatever they hold.
 
     Raises:
-        ImageError: the image is truncated, not finite, or on another grid than the mask.
+        ImageError: the image is truncated, not finite in a region, or on another grid than the mask.
     """
     import nibabel as nib
 
     read_header(bold)
     image: Any = nib.load(bold)
     inside = _mask_on_grid(mask, image)
-    grid = np.asarray([*image.shape[:3], *image.affine.ravel()]).tobytes()
-    if grid not in grids:
-        grids[grid] = atlas.on_grid(image.shape[:3], image.affine)
-    labels = grids[grid].ravel(order="F")
+    labels = _labels_on_grid(atlas, image, grids).ravel(order="F")
     size_R = np.bincount(labels, minlength=atlas.num_regions + 1)[1:]
     labels = np.where(inside.ravel(order="F"), labels, 0)
     count_R = np.bincount(labels, minlength=atlas.num_regions + 1)[1:]
@@ -136,60 +183,36 @@ def _mask_on_grid(mask: Path, image: Any) -> NDArray[np.bool_]:
     try:
         loaded: Any = nib.load(mask)
         inside = np.asarray(loaded.dataobj) > 0
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except unreadable() as error:
         raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
     if inside.shape != image.shape[:3] or not np.allclose(loaded.affine, image.affine, rtol=0, atol=1e-3):
         raise ImageError("brain mask and BOLD are on different grids")
     return inside
 
 
+def _labels_on_grid(atlas: Atlas, image: Any, grids: Grids) -> NDArray[np.int32]:
+    grid = np.asarray([*image.shape[:3], *image.affine.ravel()]).tobytes()
+    if grid not in grids:
+        # One at a time: in a batch where every scan has a grid of its own they would gather.
+        grids.clear()
+        grids[grid] = atlas.on_grid(image.shape[:3], image.affine)
+    return grids[grid]
+
+
 def _region_means(image: Any, labels: NDArray[np.int32], count_R: NDArray[np.int64]) -> NDArray[np.float64]:
     """Means T×R over voxels with labels 1…R (flat, Fortran order), NaN for an empty region."""
-    voxels_V = np.flatnonzero(labels)
-    voxels_V = voxels_V[np.argsort(labels[voxels_V], kind="stable")]
+    voxels = np.flatnonzero(labels)
+    voxels = voxels[np.argsort(labels[voxels], kind="stable")]
     present = np.flatnonzero(count_R)
     if not len(present):
         raise ImageError("no atlas region inside the brain mask; is the image in MNI space?")
     starts = np.concatenate([[0], np.cumsum(count_R[present])[:-1]])
     means_TR = np.full((image.shape[3], len(count_R)), np.nan)
-    at = 0
-    for chunk_CV in _chunks(image):
-        gathered = chunk_CV[:, voxels_V]
-        sums = np.add.reduceat(gathered, starts, axis=1, dtype=np.float64)
-        means_TR[at : at + len(sums), present] = sums / count_R[present]
-        at += len(sums)
+    stored, exact = np.empty(len(voxels), image.dataobj.dtype), np.empty(len(voxels))
+    for time, volume_V in enumerate(stored_volumes(image)):
+        # Unlike `raise`, the default, `clip` writes to `out` directly; a fancy index would allocate at every volume.
+        np.take(volume_V, voxels, out=stored, mode="clip")
+        np.copyto(exact, stored)
+        means_TR[time, present] = np.add.reduceat(exact, starts) / count_R[present]
     slope, intercept = image.dataobj.slope, image.dataobj.inter
     return means_TR * slope + intercept
-
-
-def _chunks(image: Any) -> Iterator[NDArray[Any]]:
-    """The image's stored values, some volumes at a time: arrays C×(all voxels, Fortran order), scaling not applied."""
-    proxy = image.dataobj
-    path = Path(image.get_filename())
-    num_voxels = int(np.prod(image.shape[:3]))
-    num_volumes = max(1, _CHUNK_BYTES // (num_voxels * proxy.dtype.itemsize))
-    with _open(path) as stream:
-        stream.seek(proxy.offset)
-        for start in range(0, image.shape[3], num_volumes):
-            count = min(num_volumes, image.shape[3] - start)
-            data = _read_exactly(stream, count * num_voxels * proxy.dtype.itemsize)
-            yield np.frombuffer(data, dtype=proxy.dtype).reshape(count, num_voxels)
-
-
-def _open(path: Path) -> BinaryIO:
-    # isal inflates gzip two to three times as fast as zlib, and inflating is most of this stage's time.
-    from isal import igzip
-
-    return igzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def _read_exactly(stream: BinaryIO, num_bytes: int) -> bytes:
-    from isal import igzip_lib
-
-    try:
-        data = stream.read(num_bytes)
-    except (EOFError, OSError, igzip_lib.IsalError) as error:  # type: ignore[misc]  # isal has no type for it
-        raise ImageError(f"truncated or corrupt image ({type(error).__name__})") from None
-    if len(data) < num_bytes:
-        raise ImageError("truncated image: the file ends before its last voxel")
-    return data

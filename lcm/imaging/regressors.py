@@ -10,6 +10,7 @@ import numpy as np
 
 from lcm.imaging.compcor import CUTOFF_S, compcor
 from lcm.imaging.motion import framewise_displacement, rigid_matrix
+from lcm.imaging.stored_volumes import masked_series
 from lcm.imaging.tissues import masks_of_run
 from lcm.tables import MISSING, write_atomically
 
@@ -167,8 +168,8 @@ def write_confounds(
     from scipy.ndimage import binary_erosion
 
     parameters_T6, num_non_steady = motion
-    stored: Any = image.dataobj
-    stored_PT, slope = np.asanyarray(stored.get_unscaled())[mask], float(stored.slope)
+    proxy: Any = image.dataobj
+    stored_PT, slope = masked_series(image, mask), float(proxy.slope)
     chosen = {name: (f[mask], origin) for name, (f, origin) in masks_of_run(mask, image.affine, of_t1w).items()}
     chosen["global_signal"] = (mask[mask], "BOLD")
     tissues = {name: stored_PT[found].mean(axis=0, dtype=np.float64) * slope for name, (found, _) in chosen.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from lcm.imaging.stored_volumes import stored_volumes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +25,20 @@ _OFFSET = 352
 """Bytes before the voxels of a NIfTI-1 without extensions: 348 of header and those four."""
 
 
+def _stored(image: Any) -> NDArray[Any]:
+    """Stored values X×Y×Z×T: mapped where the file is plain, else inflated into place."""
+    if not image.get_filename().endswith(".gz"):
+        try:
+            return np.asanyarray(image.dataobj.get_unscaled())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"truncated or corrupt image ({type(error).__name__})") from None
+    # nibabel inflates into bytes and copies them: twice the run.
+    stored = np.empty(image.shape, image.dataobj.dtype, order="F")
+    for time, volume_V in enumerate(stored_volumes(image)):
+        stored[..., time] = volume_V.reshape(image.shape[:3], order="F")
+    return stored
+
+
 class RunImage:
     """A 4D NIfTI whose stored integers stay as they are; `volume(i)` gives scaled float32, X×Y×Z."""
 
@@ -33,10 +48,7 @@ class RunImage:
         image: Any = nib.load(path)
         if len(image.shape) != 4:
             raise ValueError(f"the image has {len(image.shape)} dimensions, a run needs 4")
-        try:
-            self.stored = np.asanyarray(image.dataobj.get_unscaled())
-        except (EOFError, OSError, ValueError, zlib.error) as error:
-            raise ValueError(f"truncated or unreadable image ({type(error).__name__})") from None
+        self.stored = _stored(image)
         slope, inter = image.dataobj.slope, image.dataobj.inter
         self.slope, self.inter = np.float32(slope), np.float32(inter)
         self.affine: NDArray[np.float64] = np.asarray(image.affine, dtype=np.float64)

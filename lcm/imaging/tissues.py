@@ -47,8 +47,8 @@ def anatomy_stem(t1w: str, scan: str, output: Path) -> str:
 def segment(brain: ants.ANTsImage, mask: ants.ANTsImage, folder: Path) -> list[NDArray[np.float32]]:
     """Probabilities of CSF, grey and white matter in a T1w without skull, each 0..1, zero outside `mask`.
 
-    Atropos (Avants et al. 2011, Neuroinformatics 9:381): a k-means start and a Markov random field, no priors, and a fixed seed,
-    without which two runs differ. `folder` takes its files.
+    Atropos (Avants et al. 2011, Neuroinformatics 9:381): a k-means start and a Markov random field, no priors. Without its
+    fixed seed two runs differ. `folder` takes its files.
     """
     import ants
 

@@ -105,7 +105,7 @@ def test_every_run_has_one_outcome_and_bad_runs_do_not_stop_the_good_one(done):
     assert outcome["flat"] == "failed: the image has 3 dimensions, a run needs 4"
     assert outcome["nan"] == "failed: 1 voxels of volume 4 are NaN or infinite"
     assert outcome["empty"] == "failed: volume 0 is constant"
-    assert outcome["cut"].startswith("failed: truncated or unreadable image")
+    assert outcome["cut"].startswith("failed: truncated or corrupt image")
     assert outcome["late"] == "ok"
     assert outcome["wrong"].startswith(f"failed: SliceTiming has 3 values, the image {NUM_SLICES} slices along k")
 

@@ -2,13 +2,13 @@
 
 
 rule parcellate:
-    """One pass over each image."""
+    """One pass over each image; the former table is kept for the rows of unchanged scans."""
     input:
         scans="results/index/batches/{dataset}/{batch}.tsv",
         atlas=PLAN.atlas,
         runs=PLAN.preprocessed,
     output:
-        "results/parcellate/{dataset}/{batch}.arrow",
+        update("results/parcellate/{dataset}/{batch}.arrow"),
     log:
         "logs/parcellate/{dataset}/{batch}.log",
     benchmark:
