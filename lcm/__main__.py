@@ -45,7 +45,7 @@ def _write_record(stage: str, module: object, options: argparse.Namespace, start
     beside = output / "record.json" if output.is_dir() else output.with_suffix(".json")
     inputs = {name: path for name, path in vars(options).items() if isinstance(path, Path) and path != output}
     inputs = {name: path for name, path in inputs.items() if path.exists()}
-    # A stage that took another road than its settings tell says so in options.methods.
+    # A stage whose text depends on more than its settings has put it into options.methods.
     methods = getattr(options, "methods", None)
     if methods is None and hasattr(module, "methods"):
         methods = module.methods(options.settings)

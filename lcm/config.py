@@ -194,7 +194,8 @@ class Correlate(Settings):
     """Functional connectivity of every pair of regions, whole-run or in windows."""
 
     kind: Literal["correlation", "partial correlation", "covariance", "tangent"] = Field(
-        default="correlation", description="sample Pearson correlation, or another kind of nilearn's ConnectivityMeasure"
+        default="correlation",
+        description="sample Pearson correlation, or another kind of nilearn's ConnectivityMeasure",
     )
     reference: str | None = Field(
         default=None, description="tangent only: TSV of the mean covariance, fitted on training people (see the guide)"

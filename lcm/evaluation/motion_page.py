@@ -49,7 +49,8 @@ class MotionSection:
 
     rows: list[MotionRow]
     cards: list[MotionCard]
-    missing: list[str]
+    missing: str
+    """Empty where every dataset has its numbers."""
 
 
 def motion_section(effects: Sequence[MotionEffect]) -> MotionSection:
@@ -61,15 +62,17 @@ def motion_section(effects: Sequence[MotionEffect]) -> MotionSection:
         cards=[
             MotionCard(name, [_distribution(name, found), _distance(name, found)]) for name, found in shown if found
         ],
-        missing=[text for name, found in by_dataset for text in _missing(name, found)],
+        missing=_missing(by_dataset),
     )
 
 
-def _missing(dataset: str, effects: list[MotionEffect]) -> list[str]:
-    """The sentence that explains a dataset's n/a, if any."""
-    few = [effect.strategy for effect in effects if effect.num_people < MIN_PEOPLE]
-    where = f" under {', '.join(few)}" if len(few) < len(effects) else ""
-    return [f"{dataset}{where}: n/a: fewer than {MIN_PEOPLE} scans with motion."] if few else []
+def _missing(by_dataset: list[tuple[str, list[MotionEffect]]]) -> str:
+    """The sentence that explains every n/a of the table."""
+    names = []
+    for dataset, effects in by_dataset:
+        few = [effect.strategy for effect in effects if effect.num_people < MIN_PEOPLE]
+        names += [f"{dataset} under {', '.join(few)}" if len(few) < len(effects) else dataset] if few else []
+    return f"n/a: fewer than {MIN_PEOPLE} scans with motion: {'; '.join(names)}." if names else ""
 
 
 def _row(effect: MotionEffect) -> MotionRow:

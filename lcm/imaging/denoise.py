@@ -72,33 +72,31 @@ def main(options: argparse.Namespace) -> None:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
     settings = strategy.applied_to(options.settings)
+    options.methods = _methods(settings, strategy)
     schema = denoised_schema(regions, atlas, strategy.name)
     done = (pa.RecordBatch.from_pylist([_row(row, len(regions), strategy, settings)], schema=schema) for row in rows)
     write_arrow(pa.RecordBatchReader.from_batches(schema, done), options.output)
 
 
-def methods(settings: Denoise) -> str:
-    """Sentences for a paper's methods section; a strategy's own settings are in its file."""
-    band = (
-        f"{settings.low_hz or 0:g}–{settings.high_hz:g} Hz"
-        if settings.high_hz
-        else f"above {settings.low_hz or 0:g} Hz"
-    )
-    limits = [
-        text
-        for value, text in (
-            (settings.fd_mm, f"framewise displacement over {settings.fd_mm} mm"),
-            (settings.std_dvars, f"standardised DVARS over {settings.std_dvars}"),
-        )
-        if value
-    ]
+def _methods(settings: Denoise, strategy: Strategy) -> str:
+    """Sentences for a paper's methods section; `settings` are those that the strategy leaves in force."""
+    steps = ["detrended"] if settings.detrend else []
+    if settings.low_hz or settings.high_hz:
+        low = f"{settings.low_hz:g}" if settings.low_hz else "0"
+        band = f"{low}–{settings.high_hz:g} Hz" if settings.high_hz else f"above {low} Hz"
+        steps.append(f"filtered ({band}, Butterworth order {settings.filter_order}, zero phase)")
+    limits = [f"framewise displacement over {settings.fd_mm:g} mm"] if settings.fd_mm else []
+    limits += [f"standardised DVARS over {settings.std_dvars:g}"] if settings.std_dvars else []
     censoring = f"volumes with {' or '.join(limits)} were interpolated before and dropped after"
+    if limits and settings.min_segment_volumes > 1:
+        censoring += f", as were segments shorter than {settings.min_segment_volumes} volumes"
+    cleaned = (
+        f"Region series were {' and '.join(steps)}, and so were the confounds" if steps else "Nothing was filtered"
+    )
     return (
-        f"Region series were {'detrended, ' if settings.detrend else ''}band-pass filtered ({band}, Butterworth order "
-        f"{settings.filter_order}, zero phase) together with the confounds of the strategy, which were then "
-        f"regressed out; {censoring if limits else 'no volume was censored'}. Runs with less than "
-        f"{settings.min_minutes:g} minutes left were excluded. Where a strategy's file sets a filter or a limit of its "
-        "own, that one holds."
+        f"Strategy {strategy.name}: {strategy.description.strip()} "
+        f"{cleaned}; {censoring if limits else 'no volume was censored'}. "
+        f"Runs with less than {settings.min_minutes:g} minutes left were excluded ({strategy.citation})."
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lcm.config import Denoise
 from lcm.imaging.connectivity import connectivity
-from lcm.imaging.denoise import Refused, denoise
+from lcm.imaging.denoise import Refused, _methods, denoise
 from lcm.imaging.strategy import Confounds, ConfoundsError, read_strategy, strategy_path
 
 NINE = read_strategy(strategy_path("9P"))
@@ -303,3 +303,15 @@ def test_a_high_pass_at_zero_is_no_high_pass():
     at_zero = denoise(series_TR, TR_S, None, NONE, Denoise(low_hz=0, **edges))
     none = denoise(series_TR, TR_S, None, NONE, Denoise(low_hz=None, **edges))
     np.testing.assert_array_equal(at_zero.series_TR, none.series_TR)
+
+
+def test_the_methods_text_says_what_the_strategy_left_in_force():
+    def said(name: str) -> str:
+        strategy = read_strategy(strategy_path(name))
+        return _methods(strategy.applied_to(Denoise()), strategy)
+
+    assert "detrended and filtered (0.01–0.08 Hz, Butterworth order 2" in said("9P")
+    assert "volumes with framewise displacement over 0.5 mm were interpolated" in said("9P")
+    assert "filtered (0–0.08 Hz" in said("acompcor")
+    assert "segments shorter than 5 volumes" in said("36P-scrub02")
+    assert "Nothing was filtered; no volume was censored." in said("xu9p")

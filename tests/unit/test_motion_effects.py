@@ -160,7 +160,7 @@ def test_fewer_than_ten_people_with_motion_are_not_correlated(tmp_path):
     assert np.isnan(found.qc_fc_E).all()
     section = motion_section([found])
     assert section.rows[0].cells[-4:] == ["9", "n/a", "n/a", "n/a"]
-    assert section.missing == ["A: n/a: fewer than 10 scans with motion."]
+    assert section.missing == "n/a: fewer than 10 scans with motion: A."
     assert section.cards == []
 
 

@@ -88,7 +88,7 @@ def test_only_the_datasets_asked_for_are_exported_and_a_denoised_one_once(plan: 
     every = Plan(CONFIG | {"export": {}}, indexed, walk=False)
     assert every.exported(None) == ["results/export/ADNI.batches/9P/1.tsv", *batches]
     assert Plan(CONFIG | {"export": None}, indexed, walk=False).exported(None) == []
-    with pytest.raises(ValueError, match="export.datasets has no 'HCP'; known: HCPA"):
+    with pytest.raises(ValueError, match=r"export\.datasets has no 'HCP'; known: HCPA"):
         Plan(CONFIG | {"export": {"datasets": ["HCP"]}}, indexed, walk=False)
 
 

@@ -311,7 +311,7 @@ def test_motion_stands_on_the_page_for_every_dataset_and_strategy(page):
     assert set(kept) == {"95"}
     assert people == usable
     assert [row[7:] for row in rows[:2]] == [["n/a"] * 3] * 2
-    assert "RAW: n/a: fewer than 10 scans with motion." in motion
+    assert "n/a: fewer than 10 scans with motion: RAW." in motion
     (planted, share, distance), (removed, rest, _) = ([float(x.replace("−", "-")) for x in row[7:]] for row in rows[2:])
     assert planted > 3 * removed
     assert share > 50 > 15 > rest
