@@ -14,14 +14,14 @@ import numpy as np
 from lcm.bids import derivative_path, description
 from lcm.config import Preprocess
 from lcm.imaging.fnirt import source_points
-from lcm.imaging.header import unreadable
 from lcm.imaging.layouts import FSL_SPACE
 from lcm.imaging.motion import framewise_displacement
 from lcm.imaging.registration import Template, dice, load_template, resample_to_grid
 from lcm.imaging.registration_figure import draw
 from lcm.imaging.regressors import count_non_steady, write_confounds
 from lcm.imaging.resampling import resample_volumes, write_brain_mask
-from lcm.imaging.run_image import RunImage, open_run_writer
+from lcm.imaging.run_image import RunImage, checked_volumes, open_run_writer
+from lcm.imaging.stored_volumes import read_mask
 from lcm.imaging.ukb import WARP
 from lcm.provenance import code_hash
 from lcm.tables import OK, RUNS, excluded, failed, write_atomically
@@ -110,18 +110,16 @@ def _ingest_run(scan: dict[str, Any], job: _Job) -> dict[str, Any]:
 
 
 def _place(scan: dict[str, Any], job: _Job) -> _Placed:
-    """The run in MNI space. Its voxels, four gigabytes of an HCP run, leave memory before the confounds read them again."""
-    run = RunImage(Path(scan["bold"]))
-    if run.inter != 0:
+    """The run in MNI space. An HCP run has four gigabytes of voxels: one in MNI space already is read a volume at a time."""
+    import nibabel as nib
+
+    image: Any = nib.load(scan["bold"])
+    if image.dataobj.inter != 0:
         raise ValueError("the image is stored with an intercept (scl_inter): save it as float32")
-    run.check_values()
     mask_out = derivative_path(job.output, scan["scan"], "mask.nii.gz", space=FSL_SPACE, desc="brain")
-    first = [run.volume(index).mean(dtype=np.float64) for index in range(min(50, run.num_volumes))]
-    num_non_steady = count_non_steady(np.array(first))
     if scan["space"] == FSL_SPACE:
-        return _Placed(Path(scan["bold"]), mask_out, *_in_mni(scan, run, job.fine, mask_out), num_non_steady)
-    bold_out = derivative_path(job.output, scan["scan"], "bold.nii.gz", space=FSL_SPACE, desc="preproc")
-    return _Placed(bold_out, mask_out, *_to_mni(scan, run, job, (bold_out, mask_out)), num_non_steady)
+        return _in_mni(scan, image, job.fine, mask_out)
+    return _to_mni(scan, RunImage(Path(scan["bold"])), job, mask_out)
 
 
 def _complete(scan: dict[str, Any], parameters_T6: NDArray[np.float64], placed: _Placed, job: _Job) -> dict[str, Any]:
@@ -180,11 +178,8 @@ def _read_columns(path: Path, num_columns: int, meaning: str) -> NDArray[np.floa
 
 # ── images ──────────────────────────────────────────────────────────────────────────────────────
 
-_Brain = tuple[Template, "NDArray[np.bool_]", "NDArray[np.float32]", float]
-"""Grid, brain mask, mean over time and Dice of the mask with the template's brain."""
 
-
-def _in_mni(scan: dict[str, Any], run: RunImage, fine: Template, mask_out: Path) -> _Brain:
+def _in_mni(scan: dict[str, Any], image: Any, fine: Template, mask_out: Path) -> _Placed:
     """An image in MNI space already: its mask holds the voxels of the pipeline's mask (else the template's) with a signal.
 
     A pipeline's mask is the anatomy's and knows nothing of dropout or of the field of view, which zeros in the image show.
@@ -192,50 +187,41 @@ def _in_mni(scan: dict[str, Any], run: RunImage, fine: Template, mask_out: Path)
     import nibabel as nib
     from scipy.ndimage import binary_dilation
 
-    expected = resample_to_grid(fine.mask, fine.affine, run.shape, run.affine) > 0.5
-    lowest = highest = run.volume(0)
-    total = np.zeros(run.shape)
-    for index in range(run.num_volumes):
-        volume = run.volume(index)
-        lowest, highest = np.minimum(lowest, volume), np.maximum(highest, volume)
+    shape, affine = image.shape[:3], np.asarray(image.affine, dtype=np.float64)
+    expected = resample_to_grid(fine.mask, fine.affine, shape, affine) > 0.5
+    given = read_mask(Path(scan["mask"]), shape, affine) if isinstance(scan["mask"], str) else binary_dilation(expected)
+    lowest, highest, total = np.full(shape, np.inf), np.full(shape, -np.inf), np.zeros(shape)
+    means = []
+    for volume in checked_volumes(image):
+        np.minimum(lowest, volume, out=lowest)
+        np.maximum(highest, volume, out=highest)
         total += volume
-    given = _read_mask(Path(scan["mask"]), run) if isinstance(scan["mask"], str) else binary_dilation(expected)
+        means.append(volume.mean(dtype=np.float64))
     brain = (highest > lowest) & given
     if not brain.any():
         raise ValueError("no voxel of the brain mask has a signal")
-    image = nib.Nifti1Image(brain.astype(np.uint8), run.affine)
-    image.header.set_sform(run.affine, code="mni")
+    mask = nib.Nifti1Image(brain.astype(np.uint8), affine)
+    mask.header.set_sform(affine, code="mni")
     with write_atomically(mask_out) as temporary:
-        nib.save(image, temporary)
-    grid = Template(FSL_SPACE, np.where(expected, 1, 0).astype(np.float32), expected, run.affine)
-    return grid, brain, (total / run.num_volumes).astype(np.float32), dice(brain, expected)
+        nib.save(mask, temporary)
+    grid = Template(FSL_SPACE, np.where(expected, 1, 0).astype(np.float32), expected, affine)
+    mean, num_non_steady = (total / len(means)).astype(np.float32), count_non_steady(np.array(means))
+    return _Placed(Path(scan["bold"]), mask_out, grid, brain, mean, dice(brain, expected), num_non_steady)
 
 
-def _read_mask(path: Path, run: RunImage) -> NDArray[np.bool_]:
-    import nibabel as nib
-
-    try:
-        image: Any = nib.load(path)
-        mask = np.asarray(image.dataobj) > 0
-    except unreadable() as error:
-        raise ValueError(f"unreadable brain mask ({type(error).__name__})") from None
-    if mask.shape != run.shape or not np.allclose(image.affine, run.affine, rtol=0, atol=1e-3):
-        raise ValueError("brain mask and BOLD are on different grids")
-    return mask
-
-
-def _to_mni(scan: dict[str, Any], run: RunImage, job: _Job, outputs: tuple[Path, Path]) -> _Brain:
+def _to_mni(scan: dict[str, Any], run: RunImage, job: _Job, mask_out: Path) -> _Placed:
     """Bring a run to MNI: one interpolation of every volume, which the pipeline has aligned to one another."""
     import nibabel as nib
 
-    bold_out, mask_out = outputs
+    run.check_values()
+    bold_out = derivative_path(job.output, scan["scan"], "bold.nii.gz", space=FSL_SPACE, desc="preproc")
     # The grid and the brain that bounds the mask; all MNI152 versions agree within the voxel that the mask may exceed it.
     grid = dataclasses.replace(load_template("nilearn", job.settings.resolution_mm), name=FSL_SPACE)
     index = np.indices(grid.mask.shape).reshape(3, -1)
     world_3P = grid.affine[:3, :3] @ index + grid.affine[:3, 3:]
     bold = Path(scan["bold"])
     points_3P = source_points(bold.parent / WARP, world_3P, nib.load(bold))
-    own = _read_mask(Path(scan["mask"]), run)
+    own = read_mask(Path(scan["mask"]), run.shape, run.affine)
     brain, overlap = write_brain_mask(own, run.affine, points_3P, grid, mask_out)
     limit = 4.0 * max(float(np.percentile(np.abs(run.volume(0)[own]), 99)), 1e-6)
     identity_T44 = np.broadcast_to(np.eye(4), (run.num_volumes, 4, 4))
@@ -246,7 +232,8 @@ def _to_mni(scan: dict[str, Any], run: RunImage, job: _Job, outputs: tuple[Path,
     ):
         mean = resample_volumes(run, identity_T44, points_3P[:, brain.ravel()], brain, writer, job.threads)
     _write_sidecar(bold_out, bold, tr_s)
-    return grid, brain, mean, overlap
+    first = [run.volume(number).mean(dtype=np.float64) for number in range(min(50, run.num_volumes))]
+    return _Placed(bold_out, mask_out, grid, brain, mean, overlap, count_non_steady(np.array(first)))
 
 
 def _write_sidecar(bold_out: Path, source: Path, tr_s: float) -> None:

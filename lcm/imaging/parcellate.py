@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from lcm.atlas import Atlas, load_atlas
 from lcm.config import Parcellate
-from lcm.imaging.header import ImageError, read_header, unreadable
-from lcm.imaging.stored_volumes import stored_volumes
+from lcm.imaging.header import ImageError, read_header
+from lcm.imaging.stored_volumes import read_mask, stored_volumes
 from lcm.provenance import code_hash, file_hash
 from lcm.tables import OK, RUNS, SCANS, failed, read_arrow, read_tsv, series_schema, write_arrow
 
@@ -163,7 +163,7 @@ def parcellate(
 
     read_header(bold)
     image: Any = nib.load(bold)
-    inside = _mask_on_grid(mask, image)
+    inside = read_mask(mask, image.shape[:3], image.affine)
     labels = _labels_on_grid(atlas, image, grids).ravel(order="F")
     size_R = np.bincount(labels, minlength=atlas.num_regions + 1)[1:]
     labels = np.where(inside.ravel(order="F"), labels, 0)
@@ -175,19 +175,6 @@ def parcellate(
         coverage_R = np.where(np.ptp(series_TR, axis=0) > 0, count_R / np.maximum(size_R, 1), 0)
     series_TR[:, coverage_R < max(settings.min_coverage, 1e-9)] = np.nan
     return series_TR, coverage_R.astype(np.float32)
-
-
-def _mask_on_grid(mask: Path, image: Any) -> NDArray[np.bool_]:
-    import nibabel as nib
-
-    try:
-        loaded: Any = nib.load(mask)
-        inside = np.asarray(loaded.dataobj) > 0
-    except unreadable() as error:
-        raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
-    if inside.shape != image.shape[:3] or not np.allclose(loaded.affine, image.affine, rtol=0, atol=1e-3):
-        raise ImageError("brain mask and BOLD are on different grids")
-    return inside
 
 
 def _labels_on_grid(atlas: Atlas, image: Any, grids: Grids) -> NDArray[np.int32]:

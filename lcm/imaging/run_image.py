@@ -66,12 +66,25 @@ class RunImage:
     def check_values(self) -> None:
         """Raises ValueError naming the first volume with NaN or infinite voxels, or with nothing but one value."""
         for index in range(self.num_volumes):
-            volume = self.volume(index)
-            num_bad = int(np.count_nonzero(~np.isfinite(volume)))
-            if num_bad:
-                raise ValueError(f"{num_bad} voxels of volume {index} are NaN or infinite")
-            if volume.min() == volume.max():
-                raise ValueError(f"volume {index} is constant")
+            check_volume(self.volume(index), index)
+
+
+def check_volume(volume: NDArray[np.float32], index: int) -> None:
+    """Raises ValueError naming the volume that has NaN or infinite voxels, or nothing but one value."""
+    num_bad = int(np.count_nonzero(~np.isfinite(volume)))
+    if num_bad:
+        raise ValueError(f"{num_bad} voxels of volume {index} are NaN or infinite")
+    if volume.min() == volume.max():
+        raise ValueError(f"volume {index} is constant")
+
+
+def checked_volumes(image: Any) -> Iterator[NDArray[np.float32]]:
+    """Each volume X×Y×Z of nibabel's `image`, in the units of the file and checked; one is in memory at a time."""
+    slope, inter = np.float32(image.dataobj.slope), np.float32(image.dataobj.inter)
+    for index, volume_V in enumerate(stored_volumes(image)):
+        volume = volume_V.astype(np.float32).reshape(image.shape[:3], order="F") * slope + inter
+        check_volume(volume, index)
+        yield volume
 
 
 def in_order(function: Callable[[In], Out], items: Iterable[In], threads: int) -> Iterator[Out]:

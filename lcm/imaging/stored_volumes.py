@@ -1,4 +1,4 @@
-"""The stored values of a 4D NIfTI, one volume at a time from front to back, so that no run is in memory as a whole."""
+"""The stored values of a 4D NIfTI, one volume at a time from front to back, and the mask that belongs to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcm.imaging.header import ImageError
+from lcm.imaging.header import ImageError, unreadable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,20 @@ def masked_series(image: Any, mask: NDArray[np.bool_]) -> NDArray[Any]:
     for time, volume_V in enumerate(stored_volumes(image)):
         series_TP[time] = volume_V[voxels_P]
     return series_TP.T
+
+
+def read_mask(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """A mask image X×Y×Z, true above 0; raises ImageError where it cannot be read or lies on another grid than the run."""
+    import nibabel as nib
+
+    try:
+        image: Any = nib.load(path)
+        mask = np.asarray(image.dataobj) > 0
+    except unreadable() as error:
+        raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
+    if mask.shape != tuple(shape) or not np.allclose(image.affine, affine, rtol=0, atol=1e-3):
+        raise ImageError("brain mask and BOLD are on different grids")
+    return mask
 
 
 def _open(path: Path) -> BufferedIOBase:
