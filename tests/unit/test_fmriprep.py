@@ -368,6 +368,8 @@ def test_the_container_and_its_children_end_with_the_job(study: Study, number: s
         [sys.executable, "-m", "lcm", "preprocess", *flags],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stderr=subprocess.DEVNULL,
+        # Whoever starts the tests in the background leaves SIGINT ignored, and a child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(300):
         pids = [int(path.name.removeprefix("pid-")) for path in study.stub.folder.glob("pid-*")]

@@ -84,7 +84,12 @@ def test_a_new_participant_enters_without_touching_the_other_batches(derivative_
     run = _finish(study)
     assert len(re.findall(r"rule parcellate", run.stdout + run.stderr)) in (0, 1)
     after = {path.name: path.stat().st_mtime_ns for path in tables}
-    assert sum(before[name] != after[name] for name in before) == 1
+    changed = [name for name in before if before[name] != after[name]]
+    assert len(changed) == 1
+    # and in its batch only the newcomer's image is read
+    log = (study.folder / "logs/parcellate/LAB" / changed[0].replace(".arrow", ".log")).read_text()
+    reused, scans_of_batch = map(int, re.search(r"(\d+) of (\d+) scans reused", log).groups())
+    assert reused == scans_of_batch - 1 > 0
     scans = (study.folder / "results/index/scans.tsv").read_text()
     assert "sub-p12" in scans
 
