@@ -48,7 +48,7 @@ def strategy_table() -> str:
     strategies = sorted(map(read_strategy, paths), key=lambda s: (len(s.columns) + len(s.patterns), s.name))
     rows = ["| strategy | regressors | its own settings | what it is |", "|---|--:|---|---|"]
     for strategy in strategies:
-        count = f"{len(strategy.columns)}{' + cosines' if strategy.patterns else ''}"
+        count = " + ".join([str(len(strategy.columns)), *(f"`{pattern}`" for pattern in strategy.patterns)])
         own = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in strategy.settings.items())
         rows.append(f"| `{strategy.name}` | {count} | {own} | {strategy.description} |")
     return "\n".join(rows)

@@ -198,7 +198,8 @@ class Correlate(Settings):
         description="sample Pearson correlation, or another kind of nilearn's ConnectivityMeasure",
     )
     reference: str | None = Field(
-        default=None, description="tangent only: TSV of the mean covariance, fitted on training people (see the guide)"
+        default=None,
+        description="tangent only: TSV of the mean covariance of people who are in no test fold (docs/imaging.md)",
     )
     fisher_z: bool = Field(default=False, description="store atanh(r) instead of r")
     window_volumes: int | None = Field(
@@ -224,6 +225,9 @@ class Export(Settings):
     """Series and connectomes as a BIDS derivative dataset."""
 
     datasets: tuple[str, ...] = Field(default=(), description="datasets exported; empty: all")
+    strategies: tuple[str, ...] = Field(
+        default=(), description="confound strategies exported, six files a scan each; empty: the first of the study"
+    )
 
 
 class Harmonize(Settings):

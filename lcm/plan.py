@@ -54,6 +54,7 @@ class Plan:
         if walk:
             load_atlas(self.study.parcellate.atlas).check()
         self.atlas = load_atlas(self.study.parcellate.atlas).files
+        self.reference: str | list[str] = self.study.correlate.reference or []
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
         names = sorted({d.cohort for d in self.study.datasets.values()})
         self.sources = [str(_PACKAGE / "cohort" / "sources" / f"{name}.yaml") for name in names]
@@ -77,9 +78,7 @@ class Plan:
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
 
-        exported = self.study.export.datasets if self.study.export else ()
-        for name in sorted(set(exported) - set(self.study.datasets)):
-            raise ValueError(f"export.datasets has no {name!r}; known: {', '.join(self.study.datasets)}")
+        self._check_export()
         for name, task in self.study.tasks.items():
             self._check_task(name, task)
         for target in self.study.pretrain.targets:
@@ -88,6 +87,13 @@ class Plan:
         for name, model in self.study.models.items():
             if model.architecture not in MODELS:
                 raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
+
+    def _check_export(self) -> None:
+        asked = self.study.export
+        known = {"datasets": list(self.study.datasets), "strategies": list(self.strategies)} if asked else {}
+        for field, names in known.items():
+            for name in sorted(set(getattr(asked, field)) - set(names)):
+                raise ValueError(f"export.{field} has no {name!r}; known: {', '.join(names)}")
 
     def _check_task(self, name: str, task: Task) -> None:
         known = {
@@ -185,9 +191,10 @@ class Plan:
         if self.study.export is None:
             return []
         asked = self.study.export.datasets or tuple(self.study.datasets)
+        strategies = self.study.export.strategies or (self.primary,)
         return [
             f"results/export/{dataset}.batches/{strategy}/{batch}.tsv"
-            for strategy in self.strategies
+            for strategy in strategies
             for dataset, batch in self._batches()
             if dataset in asked and (strategy == self.primary or not self.study.datasets[dataset].denoised)
         ]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
     """A path in the same folder to write to; it becomes `path` only when the block ends well and the bytes are on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffixes stay last because nibabel and others choose the format by them.
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    # Jobs on several machines may write one path at a time, and their process ids may be equal.
+    temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as written:

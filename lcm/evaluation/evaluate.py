@@ -91,7 +91,7 @@ def _check_bundle(bundle: Path, task: Task, fold: int) -> None:
 def _rows_of_people(cohort: Cohort, task: Task, scores_NL: np.ndarray) -> pd.DataFrame:
     """One row a person and truth, with the mean of the scores of the person's scans."""
     truth = cohort.rows[task.target]
-    scans = cohort.rows[["person_id", "cohort", "site"]].assign(
+    scans = cohort.rows[["person_id", "cohort", "site", "dataset", "scan"]].assign(
         truth=truth if task.levels else truth.astype(float).map(repr),
         place=np.arange(len(scores_NL)),
     )
@@ -104,7 +104,7 @@ def _rows_of_people(cohort: Cohort, task: Task, scores_NL: np.ndarray) -> pd.Dat
                 "person_id": person_id,
                 "cohort": own["cohort"].iloc[0],
                 "site": own["site"].iloc[0],
-                "num_scans": len(own),
+                "num_scans": len(own.drop_duplicates(["dataset", "scan"])),
                 "truth": said,
                 "prediction": prediction,
                 "levels": list(task.levels),

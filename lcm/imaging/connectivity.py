@@ -21,7 +21,10 @@ class TooShort(ValueError):
 
 
 def connectivity(
-    series_TR: NDArray[np.floating], kind: str, reference_RR: NDArray[np.float64] | None = None
+    series_TR: NDArray[np.floating],
+    kind: str,
+    reference_RR: NDArray[np.float64] | None = None,
+    residual_dof: float | None = None,
 ) -> NDArray[np.float64]:
     """Connectivity E of every pair of columns, upper triangle without the diagonal; NaN where a column holds NaN.
 
@@ -30,12 +33,16 @@ def connectivity(
     needs.
 
     Raises:
-        TooShort: partial correlation and tangent need more volumes than regions.
+        TooShort: partial correlation and tangent invert the covariance, so they need more degrees of freedom than regions:
+            volumes, or what filter and regressors left of them (`residual_dof`), if that is known.
     """
     present_R = ~np.isnan(series_TR).any(axis=0)
     present_TP = np.asarray(series_TR[:, present_R], dtype=np.float64)
-    if kind in ("partial correlation", "tangent") and len(present_TP) <= present_TP.shape[1]:
-        raise TooShort(f"{kind} of {present_TP.shape[1]} regions needs more volumes than that, kept: {len(present_TP)}")
+    dof = len(present_TP) if residual_dof is None else min(residual_dof, len(present_TP))
+    if kind in ("partial correlation", "tangent") and dof <= present_TP.shape[1]:
+        raise TooShort(
+            f"{kind} of {present_TP.shape[1]} regions needs more degrees of freedom than that, left: {dof:.0f}"
+        )
     if kind == "correlation":
         found_PP = np.atleast_2d(np.corrcoef(present_TP, rowvar=False, dtype=np.float64))
     elif kind == "tangent":

@@ -29,6 +29,7 @@ from lcm.tables import (
 
 # T time, R regions, E edges of the upper triangle
 
+_LARGEST_R = 0.999999
 _COPIED = (
     *("dataset", "participant_id", "scan", "outcome", "tr_s", "num_volumes", "coverage"),
     *("num_kept", "residual_dof", "mean_fd_mm"),
@@ -46,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--people",
         type=Path,
         help="file of participant_ids: write the reference of kind tangent from their runs in --series instead. It is "
-        "fitted, so list training people only",
+        "fitted, so list people who are in no test fold: those of another study, or of a dataset without a task",
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="Arrow table of connectomes, a row a scan and window"
@@ -147,8 +148,10 @@ def _rows(
     found, reasons = [], []
     spans = windows(len(series_TR), settings.window_volumes, settings.window_tail)
     for number, span in enumerate(spans):
+        dof = row.get("residual_dof")
         try:
-            fc = _window(series_TR[span][kept_T[span]], settings, reference_RR)
+            own_dof = None if dof is None else dof * kept_T[span].sum() / kept_T.sum()
+            fc = _window(series_TR[span][kept_T[span]], settings, reference_RR, own_dof)
         except TooShort as error:
             reasons.append(str(error))
             continue
@@ -161,7 +164,10 @@ def _rows(
 
 
 def _window(
-    kept_TR: NDArray[np.floating], settings: Correlate, reference_RR: NDArray[np.float64] | None
+    kept_TR: NDArray[np.floating],
+    settings: Correlate,
+    reference_RR: NDArray[np.float64] | None,
+    residual_dof: float | None,
 ) -> NDArray[np.float64]:
     if len(kept_TR) < settings.min_volumes:
         raise TooShort(f"fewer than {settings.min_volumes} volumes kept")
@@ -169,5 +175,6 @@ def _window(
         # What `bold2fc` of the LCM authors does. Harmless for series of mean zero; else every pair is pulled towards 1.
         padding = np.zeros((max(0, settings.window_volumes - len(kept_TR)), kept_TR.shape[1]))
         kept_TR = np.concatenate([kept_TR, np.where(np.isnan(kept_TR[:1]), np.nan, padding)])
-    fc = connectivity(kept_TR, settings.kind, reference_RR)
-    return np.arctanh(fc) if settings.fisher_z else fc
+    fc = connectivity(kept_TR, settings.kind, reference_RR, residual_dof)
+    # Two identical series have r = 1, whose z is infinite and would count as missing.
+    return np.arctanh(np.clip(fc, -_LARGEST_R, _LARGEST_R)) if settings.fisher_z else fc

@@ -81,13 +81,15 @@ def main(options: argparse.Namespace) -> None:
 def _methods(settings: Denoise, strategy: Strategy) -> str:
     """Sentences for a paper's methods section; `settings` are those that the strategy leaves in force."""
     steps = ["detrended"] if settings.detrend else []
-    if settings.low_hz or settings.high_hz:
+    filtering = bool(settings.low_hz or settings.high_hz)
+    if filtering:
         low = f"{settings.low_hz:g}" if settings.low_hz else "0"
         band = f"{low}–{settings.high_hz:g} Hz" if settings.high_hz else f"above {low} Hz"
         steps.append(f"filtered ({band}, Butterworth order {settings.filter_order}, zero phase)")
     limits = [f"framewise displacement over {settings.fd_mm:g} mm"] if settings.fd_mm else []
     limits += [f"standardised DVARS over {settings.std_dvars:g}"] if settings.std_dvars else []
-    censoring = f"volumes with {' or '.join(limits)} were interpolated before and dropped after"
+    dropped = "were interpolated before the filter and dropped after it" if filtering else "were dropped"
+    censoring = f"volumes with {' or '.join(limits)} {dropped}"
     if limits and settings.min_segment_volumes > 1:
         censoring += f", as were segments shorter than {settings.min_segment_volumes} volumes"
     cleaned = (
@@ -206,8 +208,17 @@ def _residual_dof(kept_T: NDArray[np.bool_], design_TK: NDArray[np.float64], tr_
     # A band-pass keeps this share of a white series' degrees of freedom.
     high_hz = min(settings.high_hz or np.inf, 0.5 / tr_s)
     share = max(0.0, min(1.0, 2 * tr_s * (high_hz - (settings.low_hz or 0))))
-    # Fitted on kept volumes, so a regressor that lives in censored ones costs nothing.
-    return float(kept_T.sum() * share - np.linalg.matrix_rank(design_TK[kept_T]))
+    # Fitted on kept volumes, so a regressor that lives in censored ones costs nothing. Scaled, as the fit scales them: a
+    # squared signal is 10^15 times a squared rotation, and the rank of raw columns would overlook the small ones.
+    centred_TK = design_TK[kept_T] - design_TK[kept_T].mean(axis=0)
+    spread_K = np.linalg.norm(centred_TK, axis=0)
+    return float(kept_T.sum() * share - np.linalg.matrix_rank(centred_TK / np.where(spread_K > 0, spread_K, 1)))
+
+
+def _without_line(values_TX: NDArray[np.float64], kept_T: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values minus the straight line that fits the kept volumes of each column best."""
+    line_T2 = np.column_stack([np.ones(len(kept_T)), np.arange(len(kept_T))])
+    return values_TX - line_T2 @ np.linalg.lstsq(line_T2[kept_T], values_TX[kept_T], rcond=None)[0]
 
 
 def _clean(
@@ -221,10 +232,13 @@ def _clean(
     from nilearn.signal import clean
 
     filtering = bool(settings.low_hz or settings.high_hz)
+    if settings.detrend and not filtering:
+        # nilearn would drop the censored volumes first and then see a line broken at every gap.
+        series_TR, design_TK = _without_line(series_TR, kept_T), _without_line(design_TK, kept_T)
     return clean(
         series_TR,
         runs=None,
-        detrend=settings.detrend,
+        detrend=settings.detrend and filtering,
         standardize=None,
         sample_mask=np.flatnonzero(kept_T),
         confounds=design_TK if design_TK.shape[1] else None,

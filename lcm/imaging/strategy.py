@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -72,6 +73,29 @@ def read_strategy(path: Path) -> Strategy:
     return strategy
 
 
+_MASKS = {"WM": "w", "CSF": "c"}
+
+
+def _tissues_of_components(path: Path, columns: list[str]) -> dict[str, str]:
+    """New names of the anatomical components of fMRIPrep before 21, which are all called `a_comp_cor_XX`.
+
+    Their masks stand in the table's JSON alone; later versions call those of white matter `w_comp_cor_XX` and those of CSF
+    `c_comp_cor_XX`, from 00 each.
+    """
+    sidecar = path.with_suffix(".json")
+    if any(re.match(r"[wc]_comp_cor_", name) for name in columns) or not sidecar.is_file():
+        return {}
+    try:
+        about = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ConfoundsError("unreadable JSON beside the confounds table") from None
+    names: dict[str, str] = {}
+    for mask, letter in _MASKS.items():
+        own = [name for name in columns if name.startswith("a_comp_cor_") and about.get(name, {}).get("Mask") == mask]
+        names |= {name: f"{letter}_comp_cor_{number:02d}" for number, name in enumerate(own)}
+    return names
+
+
 class Confounds:
     """A run's confounds table, checked against the run's length."""
 
@@ -84,6 +108,7 @@ class Confounds:
             raise ConfoundsError(f"unreadable confounds table ({type(error).__name__})") from None
         if len(self._frame) != num_volumes:
             raise ConfoundsError(f"confounds have {len(self._frame)} rows, the run {num_volumes} volumes")
+        self._frame = self._frame.rename(columns=_tissues_of_components(path, list(self._frame)))
 
     @property
     def num_dummies(self) -> int:

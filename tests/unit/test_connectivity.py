@@ -85,8 +85,17 @@ def test_tangent_equals_nilearns_transform_of_the_same_people(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["partial correlation", "tangent"])
 def test_a_run_with_fewer_volumes_than_regions_is_refused_where_the_covariance_is_inverted(kind: str):
     series_TR = np.random.default_rng(4).standard_normal((4, 4))
-    with pytest.raises(TooShort, match="4 regions needs more volumes than that, kept: 4"):
+    with pytest.raises(TooShort, match="4 regions needs more degrees of freedom than that, left: 4"):
         connectivity(series_TR, kind, np.eye(4))
+
+
+@pytest.mark.parametrize("kind", ["partial correlation", "tangent"])
+def test_filtered_volumes_are_no_degrees_of_freedom(kind: str):
+    """Eighty volumes of which a band-pass left the freedom of four: their covariance has full rank by noise alone."""
+    series_TR = _runs(1)[0]
+    assert np.isfinite(connectivity(series_TR, kind, np.eye(4), residual_dof=20.0)).all()
+    with pytest.raises(TooShort, match="left: 4"):
+        connectivity(series_TR, kind, np.eye(4), residual_dof=4.0)
 
 
 def test_a_reference_of_other_regions_is_refused(tmp_path: Path):

@@ -111,3 +111,20 @@ def test_fisher_z_is_the_inverse_hyperbolic_tangent_and_is_recorded(tmp_path: Pa
     table = _correlate(tmp_path, rows, Correlate(fisher_z=True))
     np.testing.assert_allclose(np.tanh(table["fc"][0].as_py()), plain, atol=1e-6)
     assert table.schema.metadata[b"fisher_z"] == b"true"
+
+
+def test_identical_series_have_a_finite_fisher_z(tmp_path: Path):
+    row = _row("sub-1", np.ones(60, bool))
+    row["series"] = np.repeat(np.random.default_rng(0).standard_normal(60), 3)
+    assert np.isfinite(_correlate(tmp_path, [row], Correlate(fisher_z=True))["fc"][0].as_py()).all()
+
+
+def test_the_degrees_of_freedom_of_a_run_are_shared_among_its_windows(tmp_path: Path):
+    """Two windows of 60 of a run with 7 degrees of freedom left have 3.5 each, and three regions need more than 3."""
+    settings = Correlate(window_volumes=60, kind="partial correlation")
+    for dof, outcome in (
+        (7.0, "ok"),
+        (6.0, "excluded: partial correlation of 3 regions needs more degrees of freedom than that, left: 3"),
+    ):
+        table = _correlate(tmp_path, [_row("sub-1", np.ones(120, bool)) | {"residual_dof": dof}], settings)
+        assert set(table["outcome"].to_pylist()) == {outcome}

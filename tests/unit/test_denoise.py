@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -96,7 +97,8 @@ def test_censored_volumes_are_dropped_and_do_not_touch_the_rest(tmp_path):
 
 
 SHIPPED = sorted((Path(strategy_path("9P")).parent).glob("*.yaml"))
-EVERY_COLUMN = sorted({column for path in SHIPPED for column in read_strategy(path).columns})
+COMPONENTS = [f"{letter}_comp_cor_{number:02d}" for letter in "wc" for number in range(7)]
+EVERY_COLUMN = [*sorted({column for path in SHIPPED for column in read_strategy(path).columns}), *COMPONENTS]
 
 
 def _fmriprep_frame(rng: np.random.Generator) -> pd.DataFrame:
@@ -204,8 +206,61 @@ def test_the_strategies_have_the_regressors_of_their_names():
         "none": 0, "2P": 2, "9P": 9, "24P": 24, "36P": 36, "xu9p": 9,
     }  # fmt: skip
     acompcor = read_strategy(strategy_path("acompcor"))
-    assert (sizes["acompcor"], acompcor.patterns) == (22, (r"cosine\d+",))
+    assert (sizes["acompcor"], acompcor.patterns) == (12, ("w_comp_cor_0[0-4]", "c_comp_cor_0[0-4]", r"cosine\d+"))
     assert not any(name.startswith(("csf", "white_matter", "global")) for name in acompcor.columns)
+
+
+def _raw_scales(num_volumes: int, level: float) -> pd.DataFrame:
+    """36P as a scanner gives it: tissue signals at `level`, rotations of milliradians, differences and squares of both."""
+    rng = np.random.default_rng(20)
+    columns = {}
+    for name in NINE.columns:
+        scale, mean = (
+            (1e-3, 0) if name.startswith("rot") else (0.1, 0) if name.startswith("trans") else (0.01 * level, level)
+        )
+        values_T = mean + scale * rng.standard_normal(num_volumes)
+        slope_T = np.diff(values_T, prepend=values_T[0])
+        columns |= {name: values_T, f"{name}_derivative1": slope_T}
+        columns |= {f"{name}_power2": values_T**2, f"{name}_derivative1_power2": slope_T**2}
+    return pd.DataFrame(columns).assign(framewise_displacement=0.1)
+
+
+@pytest.mark.parametrize("level", [1.0, 1e4, 1e6])
+def test_degrees_of_freedom_do_not_depend_on_the_scanners_units(tmp_path, level):
+    """Squares of a signal of 10⁴ beside squares of milliradians: all 36 are regressed out and all 36 must count."""
+    series_TR = np.random.default_rng(5).standard_normal((NUM_VOLUMES, 2))
+    confounds = _confounds(_raw_scales(NUM_VOLUMES, level), tmp_path)
+    strategy = read_strategy(strategy_path("36P"))
+    assert denoise(series_TR, TR_S, confounds, strategy, OPEN).residual_dof == NUM_VOLUMES - 36
+
+
+def test_a_line_vanishes_where_nothing_is_filtered_and_much_is_censored(tmp_path):
+    frame = _frame(np.random.default_rng(4))
+    frame.loc[40:79, "framewise_displacement"] = 3.0
+    line_TR = np.outer(np.arange(NUM_VOLUMES), [1.0, -2.0]) + 50
+    settings = Denoise(low_hz=None, high_hz=None, fd_mm=0.5, min_minutes=0)
+    for strategy in (NONE, NINE):
+        done = denoise(line_TR, TR_S, _confounds(frame, tmp_path), strategy, settings)
+        assert np.nanmax(np.abs(done.series_TR)) < 1e-9
+
+
+def test_components_of_fmriprep_before_21_get_the_names_of_their_tissues(tmp_path):
+    """Version 20.2 calls every anatomical component a_comp_cor_XX and says in the JSON alone whose it is."""
+    frame = _fmriprep_frame(np.random.default_rng(6)).drop(columns=COMPONENTS)
+    rng, masks = np.random.default_rng(7), ["combined"] * 3 + ["CSF"] * 6 + ["WM"] * 4
+    old = {f"a_comp_cor_{number:02d}": rng.standard_normal(NUM_VOLUMES) for number in range(len(masks))}
+    path = tmp_path / "confounds.tsv"
+    frame.assign(**old).to_csv(path, sep="\t", na_rep="n/a", index=False)
+    acompcor = read_strategy(strategy_path("acompcor"))
+    with pytest.raises(ConfoundsError, match="no column like w_comp_cor"):
+        Confounds(path, NUM_VOLUMES).design(acompcor)
+    about = {name: {"Method": "aCompCor", "Mask": mask} for name, mask in zip(old, masks, strict=True)}
+    path.with_suffix(".json").write_text(json.dumps(about))
+    design_TK = Confounds(path, NUM_VOLUMES).design(acompcor)
+    # 12 motion columns, the four of white matter, the first five of CSF, five cosines
+    assert design_TK.shape[1] == 12 + 4 + 5 + 5
+    np.testing.assert_allclose(design_TK[:, 12], old["a_comp_cor_09"], rtol=1e-6)
+    np.testing.assert_allclose(design_TK[:, 16], old["a_comp_cor_03"], rtol=1e-6)
 
 
 def test_a_pattern_takes_every_column_it_matches_wholly(tmp_path):
@@ -311,7 +366,7 @@ def test_the_methods_text_says_what_the_strategy_left_in_force():
         return _methods(strategy.applied_to(Denoise()), strategy)
 
     assert "detrended and filtered (0.01–0.08 Hz, Butterworth order 2" in said("9P")
-    assert "volumes with framewise displacement over 0.5 mm were interpolated" in said("9P")
+    assert "volumes with framewise displacement over 0.5 mm were interpolated before the filter" in said("9P")
     assert "filtered (0–0.08 Hz" in said("acompcor")
     assert "segments shorter than 5 volumes" in said("36P-scrub02")
     assert "Nothing was filtered; no volume was censored." in said("xu9p")

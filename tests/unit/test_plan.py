@@ -82,14 +82,22 @@ def test_models_learn_from_the_first_strategy_and_the_report_sees_all(plan: Plan
 
 
 def test_only_the_datasets_asked_for_are_exported_and_a_denoised_one_once(plan: Plan):
-    batches = [f"results/export/HCPA.batches/{strategy}/0.tsv" for strategy in ("9P", "24P", "none")]
-    assert plan.exported(None) == batches
+    first, second = (f"results/export/HCPA.batches/{strategy}/0.tsv" for strategy in ("9P", "24P"))
+    assert plan.exported(None) == [first]
     indexed = plan._indexed
-    every = Plan(CONFIG | {"export": {}}, indexed, walk=False)
-    assert every.exported(None) == ["results/export/ADNI.batches/9P/1.tsv", *batches]
+    every = Plan(CONFIG | {"export": {"strategies": ["9P", "24P"]}}, indexed, walk=False)
+    assert every.exported(None) == ["results/export/ADNI.batches/9P/1.tsv", first, second]
     assert Plan(CONFIG | {"export": None}, indexed, walk=False).exported(None) == []
     with pytest.raises(ValueError, match=r"export\.datasets has no 'HCP'; known: HCPA"):
         Plan(CONFIG | {"export": {"datasets": ["HCP"]}}, indexed, walk=False)
+    with pytest.raises(ValueError, match=r"export\.strategies has no '36P'; known: 9P, 24P, none"):
+        Plan(CONFIG | {"export": {"strategies": ["36P"]}}, indexed, walk=False)
+
+
+def test_the_reference_of_the_tangent_space_is_a_file_that_connectomes_depend_on():
+    correlate = CONFIG["correlate"] | {"kind": "tangent", "reference": "reference.tsv"}
+    assert Plan(CONFIG | {"correlate": correlate}, str, walk=False).reference == "reference.tsv"
+    assert Plan(CONFIG, str, walk=False).reference == []
 
 
 def test_a_labs_own_strategy_file_lies_under_its_name(tmp_path: Path):

@@ -7,6 +7,7 @@ rule correlate:
         scans="results/index/batches/{dataset}/{batch}.tsv",
         atlas=PLAN.atlas,
         series=PLAN.denoised,
+        reference=PLAN.reference,
     output:
         "results/correlate/{strategy}/{dataset}/{batch}.arrow",
     log:
