@@ -183,10 +183,15 @@ def _from_image(image: Path) -> Atlas:
 
 
 def _table_beside(image: Path, stem: str) -> Path:
-    """The table of the image's own stem, TSV first; or else the only one whose name begins like the image's, up to a +."""
+    """The table of the image's own stem, TSV first; else the inherited one; else the only one that begins like the image.
+
+    Names are compared up to a +, as in A424+2mm.
+    """
     for extension in _TABLES:
         if (found := image.with_name(stem + extension)).is_file():
             return found
+    if inherited := _inherited(image, stem):
+        return inherited
     begin = stem.split("+")[0]
     others = sorted(p for p in image.parent.iterdir() if p.name.startswith(begin) and p.suffix in _TABLES)
     if len(others) == 1:
@@ -195,6 +200,21 @@ def _table_beside(image: Path, stem: str) -> Path:
         f"{image}: needs its label table beside it: looked for {stem}({'|'.join(_TABLES)}), "
         f"then for one {begin}*({'|'.join(_TABLES)}) and found {len(others)}"
     )
+
+
+def _inherited(image: Path, stem: str) -> Path | None:
+    """The TSV that shares the most entities with the image and has no others (BIDS 1.11, inheritance principle).
+
+    One table serves every resolution: `tpl-M_atlas-X_dseg.tsv` is that of `tpl-M_res-2_atlas-X_dseg.nii.gz`.
+    """
+    *entities, suffix = stem.split("_")
+    own = set(entities)
+    # A template's table of tissues, tpl-M_dseg.tsv, has no other entity either.
+    needed = {entity for entity in own if entity.startswith("atlas-")}
+    shared = {p: set(p.stem.split("_")[:-1]) for p in image.parent.glob(f"*_{suffix}.tsv")} if needed else {}
+    fitting = {path: len(found) for path, found in shared.items() if needed <= found <= own}
+    best = [path for path, count in fitting.items() if count == max(fitting.values())]
+    return best[0] if len(best) == 1 else None
 
 
 def _atlas(name: str, image: Path, table: Path, description: Path | None) -> Atlas:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +38,13 @@ class PreprocessingRow:
     warning: str | None
 
 
-def read_runs(results: Path, dataset: str) -> pd.DataFrame:
-    """The runs tables of a dataset in one; empty where its images were not preprocessed here."""
-    tables = [read_tsv(path, RUNS) for path in sorted((results / "preprocess" / dataset).glob("*_runs.tsv"))]
+def read_runs(results: Path, dataset: str, participants: Iterable[str]) -> pd.DataFrame:
+    """The runs tables of a dataset's participants in one; empty where its images were not preprocessed here.
+
+    Tables of people who are no longer in the study may lie beside them and do not count.
+    """
+    paths = [results / "preprocess" / dataset / f"{name}_runs.tsv" for name in sorted(set(participants))]
+    tables = [read_tsv(path, RUNS) for path in paths if path.is_file()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(RUNS.columns))
 
 
@@ -49,7 +53,7 @@ def preprocessing_rows(
 ) -> list[PreprocessingRow]:
     """One row a dataset with runs tables; `inputs` gives each dataset's kind of input."""
     return [
-        _row(dataset, table[table["outcome"] == OK], _distortion(results, dataset, inputs[dataset]))
+        _row(dataset, table[table["outcome"] == OK], _distortion(results, table, inputs[dataset]))
         for dataset, table in runs.items()
         if (table["outcome"] == OK).any()
     ]
@@ -94,10 +98,12 @@ def _median(values: pd.Series) -> str:
     return "n/a" if math.isnan(median) else f"{median:.2f}"
 
 
-def _distortion(results: Path, dataset: str, kind: str) -> str:
+def _distortion(results: Path, runs: pd.DataFrame, kind: str) -> str:
     """What corrected the phase-encoding distortion, from the records beside the runs tables."""
     if kind in DISTORTION_OF_INPUT:
         return DISTORTION_OF_INPUT[kind]
-    records = sorted((results / "preprocess" / dataset).glob("*_runs.json"))
-    backends = {json.loads(path.read_text(encoding="utf-8"))["settings"]["backend"] for path in records}
+    people = runs[["dataset", "participant_id"]].drop_duplicates().itertuples(index=False)
+    records = [results / "preprocess" / dataset / f"{name}_runs.json" for dataset, name in people]
+    read = (json.loads(path.read_text(encoding="utf-8")) for path in records if path.is_file())
+    backends = {record["settings"]["backend"] for record in read}
     return ", ".join(DISTORTION[backend] for backend in sorted(backends)) or "n/a"

@@ -104,7 +104,9 @@ def inspect(results: Path, strategy: str, dataset: str, batches: list[str], *, n
         mean_fc_RR=square((mean_E if kind in UNBOUNDED else np.tanh(mean_E))[None], len(regions))[0],
         coverage_NR=np.stack(coverages) if coverages else np.empty((0, len(regions))),
         example=_example(results, strategy, dataset, batches, len(regions)),
-        overlays=_overlays(results, dataset)[:num_overlays],
+        overlays=_overlays(results, dataset, {scan for table in tables for scan in table["scan"].to_pylist()})[
+            :num_overlays
+        ],
     )
 
 
@@ -177,8 +179,11 @@ def _series_before(path: Path, scan: str, num_regions: int) -> np.ndarray | None
     return None if series is None else np.asarray(series, dtype=float).reshape(-1, num_regions)
 
 
-def _overlays(results: Path, dataset: str) -> list[Path]:
-    return sorted((results / "preprocess" / dataset / "figures").glob("*_desc-registration.png"))
+def _overlays(results: Path, dataset: str, scans: set[str]) -> list[Path]:
+    """Figures of the study's scans; those of people who left it may lie beside them."""
+    ending = "_desc-registration.png"
+    found = sorted((results / "preprocess" / dataset / "figures").glob(f"*{ending}"))
+    return [path for path in found if path.name.removesuffix(ending) in scans]
 
 
 def censoring_limit(results: Path, strategy: str, dataset: str, batches: list[str]) -> float | None:

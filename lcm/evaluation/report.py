@@ -131,7 +131,8 @@ def read_study(
     scans = read_tsv(results / "index" / "scans.tsv", SCANS)
     bei = read_tsv(results / "harmonize" / "bei.tsv", BEI)
     batches = {str(name): sorted(found) for name, found in scans.groupby("dataset")["batch"].unique().items()}
-    runs = {name: read_runs(results, name) for name in batches}
+    people = scans.groupby("dataset")["participant_id"]
+    runs = {str(name): read_runs(results, str(name), found) for name, found in people}
     outcomes = {}
     for strategy, datasets in datasets_by_strategy(results, batches, strategies).items():
         outcomes[strategy] = final_outcomes(results, scans[scans["dataset"].isin(datasets)], runs, strategy)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -291,11 +293,12 @@ def _remove_stale(tree: Tree, written: set[object], batch: set[str], everyone: s
     for person in sorted(tree.root.glob("sub-*")):
         if person.name in of_other_batches:
             continue
-        for path in (*person.glob("func/*"), *person.glob("ses-*/func/*")):
-            if ours.fullmatch(path.name) and str(path.relative_to(tree.root)) not in written:
-                path.unlink()
-        if person.name not in everyone:
-            # No other job writes for this person; a folder that still holds another strategy's files stays for its job.
-            for folder in (*person.glob("ses-*/func"), *person.glob("ses-*"), person / "func", person):
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+        # The job of every batch removes the people who left, so anything may be gone by now; os.walk passes over that.
+        for folder, _, names in os.walk(person, topdown=False):
+            for path in (Path(folder, name) for name in names if ours.fullmatch(name)):
+                if str(path.relative_to(tree.root)) not in written:
+                    path.unlink(missing_ok=True)
+            if person.name not in everyone:
+                # A folder that still holds another strategy's files cannot be removed and stays for its job.
+                with suppress(OSError):
+                    Path(folder).rmdir()

@@ -256,13 +256,22 @@ def _bind(source: Path, target: str) -> str:
 
 
 def _arguments(settings: Preprocess) -> list[str]:
-    """The user's arguments, and `slicetiming` among what they ignore where slice timing is off."""
-    arguments = list(_required(settings).arguments)
-    if not settings.slice_timing:
-        if "--ignore" not in arguments:
-            arguments.append("--ignore")
-        arguments.insert(arguments.index("--ignore") + 1, "slicetiming")
-    return arguments
+    """The user's arguments, all they ignore under one flag, and `slicetiming` with it where slice timing is off."""
+    others: list[str] = []
+    ignored = [] if settings.slice_timing else ["slicetiming"]
+    flag = ""
+    for argument in _required(settings).arguments:
+        if argument.startswith("-"):
+            flag, _, value = argument.partition("=")
+            # argparse takes only the last --ignore, in whichever of its two forms.
+            values = [value] if value else []
+        else:
+            values = [argument]
+        if flag == "--ignore":
+            ignored += values
+        else:
+            others.append(argument)
+    return [*others, "--ignore", *dict.fromkeys(ignored)] if ignored else others
 
 
 def _execute(arguments: list[str]) -> int:
