@@ -122,8 +122,14 @@ def main(options: argparse.Namespace) -> None:
     read = _reader(options.series, tree.atlas)
     described = _with_preprocessed(scans, options.runs)
     rows = [row for scan in _joined(described, connectomes) for row in _rows(scan, read, tree)]
-    people = everyone.loc[everyone["dataset"] == dataset, "participant_id"]
-    _remove_stale(tree, {row.get("file") for row in rows}, set(scans["participant_id"]), set(people))
+    everyone = everyone[everyone["dataset"] == dataset]
+    _remove_stale(
+        tree, {row.get("file") for row in rows}, set(scans["participant_id"]), set(everyone["participant_id"])
+    )
+    # A dataset that shrank has fewer batches, and the lists of the others name people who left.
+    for path in options.output.parent.glob("[!.]*.tsv"):
+        if path.stem not in set(everyone["batch"]):
+            path.unlink(missing_ok=True)
     write_tsv(pd.DataFrame(rows, columns=list(EXPORTED.columns)), options.output, EXPORTED)
 
 

@@ -185,6 +185,31 @@ def test_a_folder_with_two_realisations_says_how_to_name_one(tmp_path: Path):
         load_atlas(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["tpl-M_atlas-X_res-{}_dseg", "tpl-M_res-{}_atlas-X_dseg"])
+def test_images_of_several_resolutions_share_the_table_without_one(tmp_path: Path, name: str):
+    (tmp_path / "tpl-M_atlas-X_dseg.tsv").write_text("index\tname\n5\ta\n17\tb\n300\tc\n")
+    # A table of tissues, of another scale and of other tissues' images: none is the atlas's.
+    for other in ("tpl-M_dseg", "tpl-M_atlas-X_scale-2_dseg", "tpl-M_atlas-XY_dseg", "tpl-M_atlas-X_probseg"):
+        (tmp_path / f"{other}.tsv").write_text("index\tname\n1\twhite matter\n")
+    for resolution in ("1", "2"):
+        atlas = load_atlas(str(_label_image(tmp_path / f"{name.format(resolution)}.nii.gz")))
+        atlas.check()
+        assert (atlas.name, atlas.names, atlas.table.name) == ("X", ("a", "b", "c"), "tpl-M_atlas-X_dseg.tsv")
+
+
+def test_the_table_with_the_most_entities_of_the_image_is_inherited(tmp_path: Path):
+    for stem, label in (("tpl-M_atlas-X_dseg", "any"), ("tpl-M_atlas-X_desc-3_dseg", "three")):
+        (tmp_path / f"{stem}.tsv").write_text(f"index\tname\n5\t{label}\n17\tb\n300\tc\n")
+    image = _label_image(tmp_path / "tpl-M_atlas-X_res-1_desc-3_dseg.nii.gz")
+    assert load_atlas(str(image)).names[0] == "three"
+
+
+def test_a_table_of_the_template_is_not_the_atlass(tmp_path: Path):
+    (tmp_path / "tpl-M_dseg.tsv").write_text("index\tname\n5\ta\n17\tb\n300\tc\n")
+    with pytest.raises(ValueError, match="needs its label table beside it"):
+        load_atlas(str(_label_image(tmp_path / "tpl-M_atlas-X_res-1_dseg.nii.gz")))
+
+
 def _brute_force(atlas: Atlas, labels: np.ndarray, shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
     """The label of the atlas voxel whose box holds each voxel's centre, one voxel at a time."""
     found = np.zeros(shape, dtype=np.int32)

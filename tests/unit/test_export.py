@@ -195,6 +195,34 @@ def test_a_run_or_a_person_that_left_the_study_leaves_nothing_behind(batch: Plan
     assert not (batch.tree / "sub-02").exists()
 
 
+def test_jobs_that_remove_the_same_person_at_one_time_do_not_fail(batch: PlantedBatch, monkeypatch: pytest.MonkeyPatch):
+    batch.export()
+    batch.scans, batch.outcomes, batch.everyone = (SCANS_PLANTED[0],), {}, ("sub-01",)
+    unlink, rmdir, gone = Path.unlink, Path.rmdir, []
+
+    def another_job_is_first(path: Path, **options: bool) -> None:
+        if "sub-02" in path.parts:
+            gone.append(path.name)
+            (rmdir if path.is_dir() else unlink)(path)
+        (rmdir if path.is_dir() or path.name in ("func", "ses-a", "sub-02") else unlink)(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", another_job_is_first)
+    monkeypatch.setattr(Path, "rmdir", another_job_is_first)
+    batch.export()
+    assert {"func", "ses-a", "sub-02"} < set(gone)
+    assert not (batch.tree / "sub-02").exists()
+
+
+def test_the_list_of_a_batch_that_no_longer_is_goes(batch: PlantedBatch):
+    table = batch.export()
+    for name in ("0001.tsv", "0002.tsv", ".ab.0002.tsv"):
+        table.to_csv(batch.output.with_name(name), sep="\t", index=False)
+    batch.export()
+    names = {path.name for path in batch.output.parent.glob("*.tsv")}
+    # 0001 is a batch of the index; a dot begins what a job is writing now.
+    assert names == {"0000.tsv", "0001.tsv", ".ab.0002.tsv"}
+
+
 def test_series_that_came_denoised_say_so_and_claim_no_censoring(batch: PlantedBatch):
     arguments = batch.plant()
     planted = read_arrow(batch.folder / "denoise.arrow")["series"][2].values.to_numpy().reshape(NUM_VOLUMES, -1)

@@ -377,8 +377,13 @@ def change_runs(results: Path, **columns: object) -> None:
     write_tsv(read_tsv(path, RUNS).assign(**columns), path, RUNS)
 
 
+def people(results: Path) -> list[str]:
+    """Everyone in the index."""
+    return read_tsv(results / "index" / "scans.tsv", SCANS)["participant_id"].to_list()
+
+
 def preprocessing_cells(results: Path, kind: str = "bids") -> list[str]:
-    (row,) = preprocessing_rows(results, {"RAW": read_runs(results, "RAW")}, {"RAW": kind})
+    (row,) = preprocessing_rows(results, {"RAW": read_runs(results, "RAW", people(results))}, {"RAW": kind})
     return row.cells
 
 
@@ -395,6 +400,26 @@ def test_preprocessing_says_what_was_done_to_the_runs_that_came_through(results)
     ]
     change_runs(results, slice_timing="none in JSON", num_non_steady=4)
     assert preprocessing_cells(results)[2:5:2] == ["corrected to 0.975 s (2), none in JSON (1)", "1–4"]
+
+
+def test_what_people_who_left_the_study_leave_behind_does_not_count(results):
+    folder = results / "preprocess" / "RAW"
+    before = preprocessing_cells(results)
+    table, record = sorted(folder.glob("*_runs.tsv"))[1], next(folder.glob("*_runs.json"))
+    (figure,) = (folder / "figures").iterdir()
+    run = read_tsv(table, RUNS).assign(participant_id="sub-gone", scan="sub-gone_task-rest", dice_template=0.1)
+    write_tsv(run, folder / "sub-gone_runs.tsv", RUNS)
+    shutil.copy(figure, folder / "figures" / "sub-gone_task-rest_desc-registration.png")
+    other = record.read_text(encoding="utf-8").replace("builtin", "fmriprep")
+    (folder / "sub-gone_runs.json").write_text(other, encoding="utf-8")
+    assert preprocessing_cells(results) == before
+    quality = inspect(results, "9P", "RAW", ["batch-0"], num_overlays=3)
+    assert quality is not None
+    assert quality.overlays == [figure]
+    report(results)
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "fMRIPrep's own" not in text
+    assert "fMRIPrep&#39;s own" not in text
 
 
 @pytest.mark.parametrize(
@@ -420,8 +445,9 @@ def test_more_than_one_template_in_a_dataset_is_a_warning(results, page):
 
 
 def test_datasets_that_came_preprocessed_have_no_preprocessing_row(results):
-    assert read_runs(results, "READY").empty
-    assert preprocessing_rows(results, {"READY": read_runs(results, "READY")}, {"READY": "series"}) == []
+    runs = read_runs(results, "READY", people(results))
+    assert runs.empty
+    assert preprocessing_rows(results, {"READY": runs}, {"READY": "series"}) == []
 
 
 @pytest.mark.parametrize(("strategy", "limit"), [("9P", 0.5), ("36P-scrub02", 0.2)])
