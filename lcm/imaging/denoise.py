@@ -212,7 +212,10 @@ def _residual_dof(kept_T: NDArray[np.bool_], design_TK: NDArray[np.float64], tr_
     # squared signal is 10^15 times a squared rotation, and the rank of raw columns would overlook the small ones.
     centred_TK = design_TK[kept_T] - design_TK[kept_T].mean(axis=0)
     spread_K = np.linalg.norm(centred_TK, axis=0)
-    return float(kept_T.sum() * share - np.linalg.matrix_rank(centred_TK / np.where(spread_K > 0, spread_K, 1)))
+    # A high-pass has taken mean and line with it; without one they cost a degree each.
+    num_lines = 0 if settings.low_hz else 1 + settings.detrend
+    rank = np.linalg.matrix_rank(centred_TK / np.where(spread_K > 0, spread_K, 1))
+    return float(kept_T.sum() * share - rank - num_lines)
 
 
 def _without_line(values_TX: NDArray[np.float64], kept_T: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -186,7 +186,8 @@ def test_residual_degrees_of_freedom_are_what_filter_and_regressors_leave(tmp_pa
     frame, series_TR = _frame(np.random.default_rng(4)), np.random.default_rng(5).standard_normal((NUM_VOLUMES, 2))
     frame.loc[10:19, "framewise_displacement"] = 0.8
     confounds = _confounds(frame, tmp_path)
-    assert denoise(series_TR, TR_S, confounds, NINE, OPEN).residual_dof == NUM_VOLUMES - 9
+    # mean and line are fitted, too
+    assert denoise(series_TR, TR_S, confounds, NINE, OPEN).residual_dof == NUM_VOLUMES - 9 - 2
     banded = Denoise(low_hz=0.01, high_hz=0.08, fd_mm=0.5, min_minutes=0)
     # 190 kept volumes; 0.07 Hz of the 0.25 Hz that a TR of 2 s can hold
     assert denoise(series_TR, TR_S, confounds, NINE, banded).residual_dof == pytest.approx(190 * 0.28 - 9)
@@ -231,7 +232,7 @@ def test_degrees_of_freedom_do_not_depend_on_the_scanners_units(tmp_path, level)
     series_TR = np.random.default_rng(5).standard_normal((NUM_VOLUMES, 2))
     confounds = _confounds(_raw_scales(NUM_VOLUMES, level), tmp_path)
     strategy = read_strategy(strategy_path("36P"))
-    assert denoise(series_TR, TR_S, confounds, strategy, OPEN).residual_dof == NUM_VOLUMES - 36
+    assert denoise(series_TR, TR_S, confounds, strategy, OPEN).residual_dof == NUM_VOLUMES - 36 - 2
 
 
 def test_a_line_vanishes_where_nothing_is_filtered_and_much_is_censored(tmp_path):
