@@ -229,6 +229,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def relative_path(path: str | Path) -> str:
+    """A path as tables write it: relative to the working directory when below it, else absolute."""
+    found = Path(path).absolute()
+    return str(found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found)
+
+
 def write_tsv(frame: pd.DataFrame, path: Path, table: Table) -> None:
     """Write a validated table; missing cells become n/a (BIDS)."""
     valid = _validate(frame, table, path)

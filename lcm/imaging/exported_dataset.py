@@ -97,7 +97,7 @@ def processing(strategy: Strategy, settings: Denoise) -> dict[str, Any]:
             "Standardised DVARS over": applied.std_dvars or MISSING,
             "Segments shorter than (volumes)": applied.min_segment_volumes,
         },
-        "CensoredVolumes": "rows of n/a; interpolated for the filter only",
+        "CensoredVolumes": f"rows of n/a{'; interpolated for the filter only' if band else ''}",
     }
 
 

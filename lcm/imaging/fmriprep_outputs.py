@@ -8,7 +8,8 @@ from typing import Any
 
 from lcm.bids import entities, scan_name
 from lcm.imaging.header import ImageError, read_header
-from lcm.tables import OK, failed
+from lcm.imaging.stored_volumes import read_mask
+from lcm.tables import OK, failed, relative_path
 
 Record = dict[str, Any]
 
@@ -21,14 +22,14 @@ def verified(scan: Record, folder: Path, space: str, resolution: str) -> Record:
         if header.num_volumes != scan["num_volumes"]:
             raise ImageError(f"preprocessed BOLD has {header.num_volumes} volumes, the raw run {scan['num_volumes']}")
         mask = bold.with_name(bold.name.replace("desc-preproc_bold", "desc-brain_mask"))
-        _check_mask(mask, header.shape[:3])
+        _check_mask(mask, bold)
         confounds, columns = _check_confounds(bold, header.num_volumes)
         sidecar = _read_sidecar(bold)
     except ImageError as error:
         return {"outcome": failed(str(error))}
     columns["outcome"] = OK
     paths = {"bold": bold, "mask": mask, "confounds": confounds}
-    return columns | sidecar | {name: _relative(path) for name, path in paths.items()}
+    return columns | sidecar | {name: relative_path(path) for name, path in paths.items()}
 
 
 def _find_bold(scan: str, folder: Path, space: str, resolution: str) -> Path:
@@ -44,20 +45,13 @@ def _find_bold(scan: str, folder: Path, space: str, resolution: str) -> Path:
     raise ImageError(f"no preprocessed BOLD in {space} at {resolution}")
 
 
-def _check_mask(path: Path, shape: tuple[int, ...]) -> None:
+def _check_mask(path: Path, bold: Path) -> None:
     import nibabel as nib
-    import numpy as np
 
     if not path.is_file():
         raise ImageError("no brain mask beside the preprocessed BOLD")
-    try:
-        voxels = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
-    except Exception as error:
-        # Truncated gzip, bad header, wrong type: nibabel, zlib and numpy each raise errors of their own.
-        raise ImageError(f"unreadable brain mask ({type(error).__name__})") from None
-    if voxels.shape != shape:
-        raise ImageError("brain mask and preprocessed BOLD are on different grids")
-    if not voxels.any():
+    image = nib.Nifti1Image.from_filename(bold)
+    if not read_mask(path, image.shape[:3], image.affine).any():
         raise ImageError("the brain mask is empty")
 
 
@@ -93,9 +87,3 @@ def _read_sidecar(bold: Path) -> Record:
         return found | {"slice_timing": "not corrected"}
     reference_s = content.get("StartTime")
     return found | {"slice_timing": "corrected" if reference_s is None else f"corrected to {reference_s:g} s"}
-
-
-def _relative(path: Path) -> str:
-    """Relative to the working directory when below it, as the other tables write paths."""
-    path = path.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -18,7 +18,7 @@ from lcm.imaging.layouts import FSL_SPACE
 from lcm.imaging.motion import framewise_displacement
 from lcm.imaging.registration import Template, dice, load_template, resample_to_grid
 from lcm.imaging.registration_figure import draw
-from lcm.imaging.regressors import count_non_steady, write_confounds
+from lcm.imaging.regressors import NUM_VOLUMES_JUDGED, count_non_steady, write_confounds
 from lcm.imaging.resampling import resample_volumes, write_brain_mask
 from lcm.imaging.run_image import RunImage, checked_volumes, open_run_writer
 from lcm.imaging.stored_volumes import read_mask
@@ -232,8 +232,8 @@ def _to_mni(scan: dict[str, Any], run: RunImage, job: _Job, mask_out: Path) -> _
     ):
         mean = resample_volumes(run, identity_T44, points_3P[:, brain.ravel()], brain, writer, job.threads)
     _write_sidecar(bold_out, bold, tr_s)
-    first = [run.volume(number).mean(dtype=np.float64) for number in range(min(50, run.num_volumes))]
-    return _Placed(bold_out, mask_out, grid, brain, mean, overlap, count_non_steady(np.array(first)))
+    num_non_steady = count_non_steady(run.first_means(NUM_VOLUMES_JUDGED))
+    return _Placed(bold_out, mask_out, grid, brain, mean, overlap, num_non_steady)
 
 
 def _write_sidecar(bold_out: Path, source: Path, tr_s: float) -> None:

@@ -18,7 +18,7 @@ from lcm.imaging.slice_timing import SliceTimes, read_slice_times
 from lcm.imaging.templates import resolve_template, space_name, template_origin
 from lcm.imaging.workflow import Run, execute
 from lcm.provenance import code_hash
-from lcm.tables import OK, RUNS, SCANS, excluded, failed, read_tsv, write_atomically, write_tsv
+from lcm.tables import OK, RUNS, SCANS, excluded, failed, read_tsv, relative_path, write_atomically, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,14 +130,8 @@ def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threa
             log.warning("%s: %s", row["scan"], row["outcome"])
     frame = pd.DataFrame(rows, columns=list(RUNS.columns))
     for name in ("bold", "mask", "confounds"):
-        frame[name] = frame[name].map(_relative, na_action="ignore")
+        frame[name] = frame[name].map(relative_path, na_action="ignore")
     return frame
-
-
-def _relative(path: str) -> str:
-    """Relative to the working directory when below it, as the other tables write paths."""
-    found = Path(path)
-    return str(found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found)
 
 
 def _describe_dataset(output: Path, dataset: str) -> None:

@@ -27,6 +27,9 @@ FD_OUTLIER_MM = 0.5
 STD_DVARS_OUTLIER = 1.5
 """fMRIPrep's defaults of --fd-spike-threshold and --dvars-spike-threshold."""
 
+NUM_VOLUMES_JUDGED = 50
+"""How many volumes from the start nipype's rule for the steady state looks at."""
+
 _SPHERE_RADIUS_MM = 80.0
 _CHUNK_VOXELS = 5_000
 
@@ -81,7 +84,7 @@ def count_non_steady(global_signal_T: NDArray[np.float64]) -> int:
     """Volumes at the start before the magnetisation is steady: leading outliers of the first 50 (nipype's rule)."""
     from nipype.algorithms.confounds import is_outlier
 
-    first_T = global_signal_T[:50]
+    first_T = global_signal_T[:NUM_VOLUMES_JUDGED]
     # The rule divides by the median deviation; a noiseless run has none.
     if np.median(np.abs(first_T - np.median(first_T))) == 0:
         return 0

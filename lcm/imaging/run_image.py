@@ -59,6 +59,10 @@ class RunImage:
         """The volume at `index`, X×Y×Z, in the units of the file."""
         return self.stored[..., index].astype(np.float32) * self.slope + self.inter
 
+    def first_means(self, count: int) -> NDArray[np.float64]:
+        """Mean over all voxels of each of the first `count` volumes, or of all where there are fewer."""
+        return np.array([self.volume(i).mean(dtype=np.float64) for i in range(min(count, self.num_volumes))])
+
     def slice_series(self, axis: int, index: int) -> NDArray[np.float32]:
         """Slice `index` along `axis` of every volume: the other two axes × T, in the units of the file."""
         return self.stored[(slice(None),) * axis + (index,)].astype(np.float32) * self.slope + self.inter

@@ -102,12 +102,11 @@ def correct_motion(bold: str) -> tuple:
     import numpy as np
 
     from lcm.imaging.motion import estimate_motion
-    from lcm.imaging.regressors import count_non_steady
+    from lcm.imaging.regressors import NUM_VOLUMES_JUDGED, count_non_steady
     from lcm.imaging.run_image import RunImage
 
     run = RunImage(Path(bold))
-    num_first = min(50, run.num_volumes)
-    num_non_steady = count_non_steady(np.array([run.volume(i).mean(dtype=np.float64) for i in range(num_first)]))
+    num_non_steady = count_non_steady(run.first_means(NUM_VOLUMES_JUDGED))
     found = estimate_motion(run, num_non_steady)
     path = Path.cwd() / "motion.npz"
     np.savez(
@@ -249,7 +248,7 @@ def participant_workflow(runs: list[Run], settings: str, folder: Path, threads: 
     # Nipype asks the network for its latest version and makes ~/.nipype unless told otherwise before it is imported.
     os.environ.setdefault("NO_ET", "1")
     os.environ.setdefault("NIPYPE_CONFIG_DIR", str(folder / "nipype"))
-    # With two threads ITK adds a metric's parts in the order they come: the same registration twice differs by up to 0.7 mm.
+    # With two threads ITK adds a metric's parts in the order they come: the same registration twice differs.
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     from nipype import Workflow
 

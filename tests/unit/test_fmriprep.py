@@ -281,7 +281,7 @@ def test_complete_outputs_fill_the_runs_table_and_the_work_folder_goes(study: St
         ("truncated", "truncated image: the file ends before its last voxel"),
         ("no mask", "no brain mask beside the preprocessed BOLD"),
         ("empty mask", "the brain mask is empty"),
-        ("small mask", "brain mask and preprocessed BOLD are on different grids"),
+        ("small mask", "brain mask and BOLD are on different grids"),
         ("few rows", "confounds table has 27 rows for 30 volumes"),
     ],
 )
