@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import pyarrow as pa
-    from numpy.typing import NDArray
 
 Kind = Literal["text", "optional text", "number", "optional number", "count", "optional count"]
 
 OK = "ok"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
+UNUSED = "unused"
+"""Of a person with scans in the test sets of two folds: tested in one of them, on no side in the other."""
 MISSING = "n/a"
 
 
@@ -54,24 +53,32 @@ def hashed(key: str) -> str:
 
 
 def check_folds(folds: pd.DataFrame) -> None:
-    """Stop unless each person has one role in each fold and is tested exactly once.
+    """Stop unless no one is on two sides of a fold.
 
+    The law: each person has one role in each fold, and so has each group; a person is tested in one fold at most; every
+    fold has people to train, validate and test. Who is `unused` is on no side of that fold.
     Raises ValueError with hashed person keys: nothing that is trained on such a table means anything.
     """
-    twice = folds.loc[folds.duplicated(["person_id", "fold"]), "person_id"].unique()
-    if len(twice):
-        raise ValueError(f"folds: {len(twice)} people have several roles in one fold (sha256 {hashed_names(twice)})")
-    strangers = sorted(set(folds["role"]) - {TRAIN, VALIDATION, TEST})
+    strangers = sorted(set(folds["role"].astype("str")) - {TRAIN, VALIDATION, TEST, UNUSED})
     if strangers:
-        raise ValueError(f"folds: role {', '.join(strangers)}; known: {TRAIN}, {VALIDATION}, {TEST}")
-    num_folds = folds["fold"].nunique()
+        raise ValueError(f"folds: role {', '.join(strangers)}; known: {TRAIN}, {VALIDATION}, {TEST}, {UNUSED}")
     by_person = folds.assign(tested=folds["role"] == TEST).groupby("person_id")
-    wrong = (by_person["tested"].sum() != 1) | (by_person["fold"].count() != num_folds)
-    if wrong.any():
-        names = hashed_names(wrong.index[wrong])
-        raise ValueError(
-            f"folds: {int(wrong.sum())} people are not tested exactly once over {num_folds} folds (sha256 {names})"
-        )
+    by_group = folds.groupby(["group_id", "fold"])
+    broken = {
+        "people have several rows in one fold": folds.duplicated(["person_id", "fold"]),
+        "people lack a row in some fold": by_person["fold"].transform("size") < folds["fold"].nunique(),
+        "people are tested in several folds": by_person["tested"].transform("sum") > 1,
+        "people belong to several groups": by_person["group_id"].transform("nunique") > 1,
+        "people share a group that is on several sides of one fold": by_group["role"].transform("nunique") > 1,
+    }
+    for law, rows in broken.items():
+        people = folds.loc[rows, "person_id"].unique()
+        if len(people):
+            raise ValueError(f"folds: {len(people)} {law} (sha256 {hashed_names(people)})")
+    for role in (TRAIN, VALIDATION, TEST):
+        without = sorted(set(folds["fold"]) - set(folds.loc[folds["role"] == role, "fold"]))
+        if without:
+            raise ValueError(f"folds: fold {', '.join(map(str, without))} has no one to {role}")
 
 
 def hashed_names(people: Iterable[str], most: int = 5) -> str:
@@ -136,19 +143,83 @@ BEI = Table(
         "participant_id": "text",
         "session_id": "optional text",
         "person_id": "text",
-        "site": "optional text",
+        "group_id": "text",
     },
     key=SCAN_KEY,
     more="optional text",
 )
+"""`group_id` is the family where one is known, else the person: who shares it is never on two sides of a fold."""
+LINKAGE = Table(
+    "linkage", {"cohort": "text", "id": "text", "person": "text"}, key=("cohort", "id", "person"), more="optional text"
+)
+"""Who is one person across cohorts, written by the lab; of further columns `family` is read."""
 COHORT_FLOW = Table(
     "cohort_flow",
     {"cohort": "text", "step": "text", "reason": "optional text", "count": "count"},
     key=("cohort", "step", "reason"),
 )
 FOLDS = Table(
-    "folds", {"person_id": "text", "fold": "count", "role": "text"}, key=("person_id", "fold"), check=check_folds
+    "folds",
+    {"person_id": "text", "group_id": "text", "fold": "count", "role": "text"},
+    key=("person_id", "fold"),
+    check=check_folds,
 )
+LABELS = Table(
+    "labels",
+    {
+        "cohort": "text",
+        "bei": "text",
+        "level": "optional text",
+        "source": "text",
+        "num_people": "count",
+        "num_scans": "count",
+    },
+    key=("cohort", "bei", "level", "source"),
+)
+"""How often each level of each BEI was observed or assumed, and how often nothing is known (level n/a, source missing);
+a continuous or label BEI has one level, `any`."""
+CHECKED = Table(
+    "checked",
+    {
+        "cohort": "text",
+        "file": "text",
+        "column": "text",
+        "problem": "text",
+        "value": "optional text",
+        "count": "count",
+    },
+    key=("cohort", "file", "column", "problem", "value"),
+)
+"""What `lcm harmonize --check` found; a table without rows is a study whose phenotype tables hold no surprise."""
+TABLE_ONE = Table(
+    "table_one",
+    {
+        "cohort": "text",
+        "group": "text",
+        "variable": "text",
+        "level": "optional text",
+        "statistic": "text",
+        "value": "optional text",
+    },
+    key=("cohort", "group", "variable", "level", "statistic"),
+)
+"""Table 1 of a paper, long: people of the study by diagnostic group; `<5*` is a suppressed cell (evaluation/suppression)."""
+SITE_EFFECTS = Table(
+    "site_effects",
+    {
+        "cohort": "text",
+        "predicted": "text",
+        "combat": "text",
+        "metric": "text",
+        "value": "optional number",
+        "chance": "optional number",
+        "num_people": "optional count",
+        "num_sites": "optional count",
+        "note": "optional text",
+    },
+    key=("cohort", "predicted", "combat"),
+)
+"""How well site and head motion are predicted from connectivity, before ComBat (`off`) and after (`on`)."""
 SCORES = Table(
     "scores",
     {
@@ -176,7 +247,10 @@ EXPORTED = Table(
     },
     key=("scan", "file"),
 )
-OUTCOMES = Table("outcomes", {"dataset": "text", "outcome": "text", "count": "count"}, key=("dataset", "outcome"))
+OUTCOMES = Table(
+    "outcomes", {"dataset": "text", "outcome": "text", "count": "optional count"}, key=("dataset", "outcome")
+)
+"""Scans by outcome; a count is missing where the report is public and the count small."""
 
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
 
@@ -269,91 +343,3 @@ def read_arrow(path: Path) -> pa.Table:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such Arrow table")
     return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-
-
-# ── tables of arrays: one row a scan, regions named in the schema's metadata ────────────────────
-
-
-def _array_schema(own: dict[str, pa.DataType], regions: Sequence[str], atlas: str, **more: str) -> pa.Schema:
-    """Schema of a table of arrays: what names and times a scan, then the table's own columns."""
-    import pyarrow as pa
-
-    columns: dict[str, pa.DataType] = {
-        "dataset": pa.string(),
-        "participant_id": pa.string(),
-        "scan": pa.string(),
-        "outcome": pa.string(),
-        "tr_s": pa.float64(),
-        "num_volumes": pa.int32(),
-        "coverage": pa.list_(pa.float32()),
-    }
-    fields = [pa.field(name, kind) for name, kind in (columns | own).items()]
-    return pa.schema(fields, metadata={"regions": json.dumps(list(regions)), "atlas": atlas, **more})
-
-
-def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
-    """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask.
-
-    `inputs` is a hash of all that shaped them: the row is used again as long as it stays the same.
-    """
-    import pyarrow as pa
-
-    own = {"confounds": pa.string(), "inputs": pa.string(), "series": pa.list_(pa.float64())}
-    return _array_schema(own, regions, atlas)
-
-
-def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
-    """Denoised series: all volumes, NaN where one was censored; `kept` marks those that may enter a connectome."""
-    import pyarrow as pa
-
-    own = {
-        "num_kept": pa.int32(),
-        "residual_dof": pa.float64(),
-        "mean_fd_mm": pa.float64(),
-        "fd_mm": pa.list_(pa.float32()),
-        "kept": pa.list_(pa.bool_()),
-        "series": pa.list_(pa.float32()),
-    }
-    return _array_schema(own, regions, atlas, strategy=strategy)
-
-
-def connectome_schema(
-    regions: Sequence[str], atlas: str, strategy: str, *, kind: str = "correlation", fisher_z: bool = False
-) -> pa.Schema:
-    """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered.
-
-    A scan has a row a window: `window` counts from 0 and `window_start` is its first volume; a whole run is window 0.
-    """
-    import pyarrow as pa
-
-    num_edges = len(regions) * (len(regions) - 1) // 2
-    own = {
-        "num_kept": pa.int32(),
-        "residual_dof": pa.float64(),
-        "mean_fd_mm": pa.float64(),
-        "window": pa.int32(),
-        "window_start": pa.int32(),
-        "fc": pa.list_(pa.float32(), num_edges),
-    }
-    return _array_schema(own, regions, atlas, strategy=strategy, kind=kind, fisher_z=json.dumps(fisher_z))
-
-
-def square(edges_NE: NDArray[np.float32], num_regions: int) -> NDArray[np.float32]:
-    """Symmetric FC matrices (N, R, R), float32, unit diagonal, from upper triangles; NaN stays NaN."""
-    import numpy as np
-
-    upper = np.triu_indices(num_regions, k=1)
-    fc_NRR = np.ones((len(edges_NE), num_regions, num_regions), dtype=np.float32)
-    fc_NRR[:, upper[0], upper[1]] = edges_NE
-    fc_NRR[:, upper[1], upper[0]] = edges_NE
-    return fc_NRR
-
-
-def region_names(table: pa.Table) -> list[str]:
-    """Region names, in column order, of a table of arrays."""
-    return json.loads(table.schema.metadata[b"regions"])
-
-
-def atlas_name(table: pa.Table) -> str:
-    """Name of the atlas of a table of arrays."""
-    return table.schema.metadata[b"atlas"].decode()

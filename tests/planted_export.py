@@ -10,20 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from lcm.__main__ import main
+from lcm.array_tables import connectome_schema, denoised_schema
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
-from lcm.tables import (
-    EXPORTED,
-    OK,
-    RUNS,
-    SCANS,
-    connectome_schema,
-    denoised_schema,
-    excluded,
-    read_tsv,
-    write_arrow,
-    write_tsv,
-)
+from lcm.tables import EXPORTED, OK, RUNS, SCANS, excluded, read_tsv, write_arrow, write_tsv
 
 NUM_VOLUMES, CENSORED, UNCOVERED = 40, (0, 7, 8), 5
 SCANS_PLANTED = ("sub-01_task-rest_run-1", "sub-01_task-rest_run-2", "sub-02_ses-a_task-rest")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from lcm.array_tables import region_names
 from lcm.atlas import load_atlas
 from lcm.evaluation.quality import edges
-from lcm.tables import OK, read_arrow, region_names
+from lcm.tables import OK, read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lcm.tables import OK, atlas_name, read_arrow, region_names, square
+from lcm.array_tables import atlas_name, region_names, square
+from lcm.tables import OK, read_arrow
 
 if TYPE_CHECKING:
     import pyarrow as pa

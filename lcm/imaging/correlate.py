@@ -10,22 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcm.array_tables import atlas_name, connectome_schema, region_names
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
 from lcm.imaging.connectivity import TooShort, connectivity, read_reference, tangent_reference, write_reference
 from lcm.imaging.series import SeriesError, covered, read_series
-from lcm.tables import (
-    OK,
-    SCANS,
-    atlas_name,
-    connectome_schema,
-    excluded,
-    failed,
-    read_arrow,
-    read_tsv,
-    region_names,
-    write_arrow,
-)
+from lcm.tables import OK, SCANS, excluded, failed, read_arrow, read_tsv, write_arrow
 
 # T time, R regions, E edges of the upper triangle
 

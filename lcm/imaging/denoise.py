@@ -12,22 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcm.array_tables import atlas_name, denoised_schema, region_names
 from lcm.atlas import load_atlas
 from lcm.config import Denoise
 from lcm.imaging.series import SeriesError, covered, read_series
 from lcm.imaging.strategy import Confounds, ConfoundsError, Strategy, read_strategy
-from lcm.tables import (
-    OK,
-    SCANS,
-    atlas_name,
-    denoised_schema,
-    excluded,
-    failed,
-    read_arrow,
-    read_tsv,
-    region_names,
-    write_arrow,
-)
+from lcm.tables import OK, SCANS, excluded, failed, read_arrow, read_tsv, write_arrow
 
 # T time, R regions, K confounds
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcm.array_tables import region_names, square
 from lcm.atlas import Atlas, load_atlas
 from lcm.bids import derivative_path
 from lcm.config import Correlate, Denoise
@@ -22,20 +23,7 @@ from lcm.imaging.exported_dataset import ELSEWHERE, processing, write_dataset_fi
 from lcm.imaging.series import SeriesError, read_series
 from lcm.imaging.strategy import read_strategy
 from lcm.provenance import file_hash
-from lcm.tables import (
-    EXPORTED,
-    MISSING,
-    OK,
-    RUNS,
-    SCANS,
-    failed,
-    read_arrow,
-    read_tsv,
-    region_names,
-    square,
-    write_atomically,
-    write_tsv,
-)
+from lcm.tables import EXPORTED, MISSING, OK, RUNS, SCANS, failed, read_arrow, read_tsv, write_atomically, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcm.array_tables import series_schema
 from lcm.atlas import Atlas, load_atlas
 from lcm.config import Parcellate
 from lcm.imaging.header import ImageError, read_header
 from lcm.imaging.stored_volumes import read_mask, stored_volumes
 from lcm.provenance import code_hash, file_hash
-from lcm.tables import OK, RUNS, SCANS, failed, read_arrow, read_tsv, series_schema, write_arrow
+from lcm.tables import OK, RUNS, SCANS, failed, read_arrow, read_tsv, write_arrow
 
 if TYPE_CHECKING:
     import pandas as pd

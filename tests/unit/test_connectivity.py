@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lcm.array_tables import denoised_schema
 from lcm.config import Correlate
 from lcm.imaging.connectivity import TooShort, connectivity, read_reference, tangent_reference, write_reference
 from lcm.imaging.correlate import main
-from lcm.tables import denoised_schema, write_arrow
+from lcm.tables import write_arrow
 
 REGIONS = ("a", "b", "c", "d")
 UPPER = np.triu_indices(4, k=1)

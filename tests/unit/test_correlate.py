@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lcm.array_tables import denoised_schema
 from lcm.config import Correlate
 from lcm.imaging.connectivity import connectivity
 from lcm.imaging.correlate import main, windows
-from lcm.tables import denoised_schema, read_arrow, write_arrow
+from lcm.tables import read_arrow, write_arrow
 
 
 def _row(scan: str, kept: np.ndarray, outcome: str = "ok") -> dict[str, object]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from lcm.array_tables import connectome_schema
 from lcm.atlas import load_atlas
 from lcm.evaluation.motion_effects import (
     DENOISED_ELSEWHERE,
@@ -21,7 +22,7 @@ from lcm.evaluation.motion_effects import (
     qc_fc,
 )
 from lcm.evaluation.motion_page import motion_section
-from lcm.tables import OK, connectome_schema, excluded, write_arrow
+from lcm.tables import OK, excluded, write_arrow
 
 # N people, E edges
 

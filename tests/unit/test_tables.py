@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcm.tables import FOLDS, OUTCOMES, RUNS, read_tsv, square, write_atomically, write_tsv
+from lcm.array_tables import square
+from lcm.tables import FOLDS, OUTCOMES, RUNS, read_tsv, write_atomically, write_tsv
 
 
 def _runs() -> pd.DataFrame:
@@ -38,13 +39,16 @@ def test_an_unknown_column_a_repeated_key_and_a_wrong_type_are_named(tmp_path: P
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        (["train", "test", "train", "train"], "1 people are not tested exactly once"),
-        (["test", "test", "train", "test"], "1 people are not tested exactly once"),
-        (["train", "test", "test", "holdout"], "role holdout; known"),
+        ({"b": ["test", "test", "train"]}, "1 people are tested in several folds"),
+        ({"c": ["train", "validation", "holdout"]}, "role holdout; known"),
+        ({"e": ["train", "train", "train"]}, "fold 2 has no one to test"),
     ],
 )
 def test_a_fold_table_that_leaks_is_refused_by_reader_and_writer(tmp_path: Path, roles, message):
-    folds = pd.DataFrame({"person_id": ["a", "a", "b", "b"], "fold": [0, 1, 0, 1], "role": roles})
+    law = {"a": ["train", "validation", "train"], "b": ["test", "train", "train"], "c": ["validation", "test", "train"]}
+    law |= {"d": ["train", "train", "validation"], "e": ["train", "train", "test"]}
+    rows = [(who, who, fold, role) for who, own in (law | roles).items() for fold, role in enumerate(own)]
+    folds = pd.DataFrame(rows, columns=list(FOLDS.columns))
     with pytest.raises(ValueError, match=message):
         write_tsv(folds, tmp_path / "folds.tsv", FOLDS)
     folds.to_csv(tmp_path / "folds.tsv", sep="\t", index=False)

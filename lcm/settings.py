@@ -1,0 +1,306 @@
+"""How each stage works: one class a stage of config.yaml, every value with a unit, a range and a reason.
+
+Other rooms import these from `lcm.config`, which no code hash follows: settings reach a stage by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error that names it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Simulate(Settings):
+    """The demo study: eight small cohorts with planted effects, in their cohorts' own layouts."""
+
+    seed: int = Field(default=20251018, ge=0, description="every simulated number follows from it")
+    raw_people: int = Field(default=3, ge=1, le=50, description="people of the raw BIDS cohort (HCPA)")
+    derivative_people: int = Field(default=8, ge=2, le=500, description="people of the fMRIPrep cohort (HCPYA)")
+    series_people: int = Field(default=48, ge=8, le=5000, description="people of each cohort of ready series")
+    num_volumes: int = Field(default=120, ge=40, le=2000, description="volumes of every simulated run")
+    tr_s: float = Field(default=2.0, gt=0, le=10, description="repetition time")
+    voxel_mm: float = Field(default=4.0, ge=3, le=8, description="voxel size of the simulated BOLD")
+    effect: float = Field(
+        default=0.35, ge=0, le=1.5, description="shift, in Fisher z, of the edges that age, sex and diagnosis move"
+    )
+
+
+class Index(Settings):
+    """Find every run, once."""
+
+    batch_size: int = Field(default=50, ge=1, le=5000, description="most participants a batch job takes on average")
+
+
+class Fmriprep(Settings):
+    """The official fMRIPrep container, run through Apptainer."""
+
+    image: str = Field(
+        pattern=r"^(docker|oras)://\S+@sha256:[0-9a-f]{64}$",
+        description="docker://… image pinned by digest, as `…@sha256:<64 hex digits>`",
+    )
+    licence: str = Field(description="FreeSurfer licence file, which fMRIPrep asks for even without surfaces")
+    scratch: str | None = Field(
+        default=None, description="folder for work files, node-local; null: TMPDIR; emptied after verified outputs"
+    )
+    arguments: tuple[str, ...] = Field(
+        default=(), description="further fMRIPrep flags, e.g. [--use-syn-sdc]; ours come last and win"
+    )
+
+
+class Preprocess(Settings):
+    """Raw BOLD to MNI with nipype and antspyx or in fMRIPrep's container, confounds under fMRIPrep's names."""
+
+    backend: Literal["builtin", "fmriprep"] = Field(
+        default="builtin", description="builtin: nipype and antspyx, from wheels; fmriprep: the official container"
+    )
+    template: Literal["auto", "nilearn", "MNI152NLin2009cAsym", "MNI152NLin6Asym"] = Field(
+        default="auto",
+        description="auto: MNI152NLin2009cAsym where TEMPLATEFLOW_HOME holds it, else nilearn; nilearn: the "
+        "MNI152NLin2009aSym inside that package; others: from TEMPLATEFLOW_HOME, an error where missing",
+    )
+    download_templates: bool = Field(
+        default=False, description="let TemplateFlow fetch what TEMPLATEFLOW_HOME lacks; false: nothing is downloaded"
+    )
+    slice_timing: bool = Field(default=True, description="correct slice timing of runs whose JSON has SliceTiming")
+    resolution_mm: float = Field(default=3.0, ge=1, le=6, description="voxel size of the BOLD written in MNI space")
+    registration_mm: float = Field(default=2.0, ge=1, le=6, description="grid on which T1w and template are matched")
+    normalization: Literal["SyN", "Affine"] = Field(default="SyN", description="T1w (or mean BOLD) to template")
+    min_volumes: int = Field(default=20, ge=5, le=1000, description="a shorter run is excluded")
+    seed: int = Field(default=1, ge=1, description="ANTs' random sampling of the similarity metric")
+    fmriprep: Fmriprep | None = Field(default=None, description="what the fmriprep backend needs; null: not used")
+
+    @model_validator(mode="after")
+    def _the_container_is_described(self) -> Preprocess:
+        if self.backend == "fmriprep" and self.fmriprep is None:
+            raise ValueError("backend fmriprep needs the block `fmriprep`: image and licence at least")
+        return self
+
+
+class Parcellate(Settings):
+    """Mean series of every atlas region, in one pass over the file."""
+
+    atlas: str = Field(
+        default="AAL",
+        description="folder of lcm/atlases, a path to a BIDS-atlas folder, or a NIfTI with a label table beside it",
+    )
+    min_coverage: float = Field(
+        default=0.5, ge=0, le=1, description="a region with a smaller share of its voxels in the brain mask is NaN"
+    )
+
+
+class Denoise(Settings):
+    """Filtering and censoring of region series; a strategy's own `settings` come before these."""
+
+    low_hz: float | None = Field(default=0.01, ge=0, lt=1, description="high-pass edge; null: none")
+    high_hz: float | None = Field(default=0.08, gt=0, lt=2, description="low-pass edge; null: none")
+    filter_order: int = Field(default=2, ge=1, le=8, description="Butterworth order, forward and backward")
+    detrend: bool = Field(default=True, description="remove a linear trend before filtering")
+    fd_mm: float | None = Field(default=0.5, gt=0, description="censor volumes that moved more (Power FD); null: none")
+    std_dvars: float | None = Field(
+        default=None, gt=0, description="censor volumes with a larger standardised DVARS; null: none"
+    )
+    min_segment_volumes: int = Field(
+        default=1, ge=1, description="censor what is left between censored volumes when it is shorter than this"
+    )
+    min_minutes: float = Field(default=2.0, ge=0, description="a run with less kept data is excluded")
+
+    @model_validator(mode="after")
+    def _band_is_open(self) -> Denoise:
+        if self.low_hz is not None and self.high_hz is not None and self.low_hz >= self.high_hz:
+            raise ValueError(
+                f"low_hz {self.low_hz:g} must be below high_hz {self.high_hz:g}; null switches an edge off"
+            )
+        return self
+
+
+class Correlate(Settings):
+    """Functional connectivity of every pair of regions, whole-run or in windows."""
+
+    kind: Literal["correlation", "partial correlation", "covariance", "tangent"] = Field(
+        default="correlation",
+        description="sample Pearson correlation, or another kind of nilearn's ConnectivityMeasure",
+    )
+    reference: str | None = Field(
+        default=None,
+        description="tangent only: TSV of the mean covariance of people who are in no test fold (docs/imaging.md)",
+    )
+    fisher_z: bool = Field(default=False, description="store atanh(r) instead of r")
+    window_volumes: int | None = Field(
+        default=None, ge=10, description="volumes of a window, one connectome each; null: one of the whole run"
+    )
+    window_tail: Literal["keep", "drop", "zero-pad"] = Field(
+        default="keep",
+        description="the short window at the end (or a short run): keep it as it is, drop it, or pad it with zeros as the "
+        "LCM authors' loader does",
+    )
+    min_volumes: int = Field(default=30, ge=3, description="a run or window with fewer kept volumes is excluded")
+
+    @model_validator(mode="after")
+    def _reference_belongs_to_tangent(self) -> Correlate:
+        if (self.kind == "tangent") != (self.reference is not None):
+            raise ValueError("kind tangent needs `reference`, and no other kind takes one")
+        if self.fisher_z and "correlation" not in self.kind:
+            raise ValueError(f"fisher_z is for correlations, not for kind {self.kind}")
+        return self
+
+
+class Export(Settings):
+    """Series and connectomes as a BIDS derivative dataset."""
+
+    datasets: tuple[str, ...] = Field(default=(), description="datasets exported; empty: all")
+    strategies: tuple[str, ...] = Field(
+        default=(), description="confound strategies exported, six files a scan each; empty: the first of the study"
+    )
+
+
+class Harmonize(Settings):
+    """Eight cohorts' own tables into one BEI table."""
+
+    pseudo_labels: dict[str, dict[str, str]] = Field(
+        default_factory=dict,
+        description="cohort → {BEI: level} assumed where nothing was observed; marked `pseudo` in the table",
+    )
+    policies: dict[str, str] = Field(
+        default_factory=dict,
+        description="cohort → label policy of its source file, e.g. {adni: mci_apart}; absent: the file's default",
+    )
+    linkage: str | None = Field(
+        default=None,
+        description="TSV of who is one person, or of one family, across cohorts: cohort, id, person and, optionally, family",
+    )
+    max_refused_share: float = Field(
+        default=0.2,
+        ge=0,
+        le=1,
+        description="a column with a larger share of unknown codes or implausible values stops the study: it is swapped, "
+        "shifted or of another file",
+    )
+
+
+class Split(Settings):
+    """Who is trained on and who is tested: folds of people (or families), written once."""
+
+    design: Literal["stratified", "leave-site-out", "cross-cohort", "kfold"] = Field(
+        default="stratified",
+        description="stratified: by cohort, diagnosis, site and sex; leave-site-out: whole sites are tested; cross-cohort: "
+        "whole cohorts are; kfold: the LCM authors' unstratified KFold over sorted ids",
+    )
+    num_folds: int = Field(
+        default=3, ge=2, le=100, description="outer folds; cross-cohort has one for each of test_cohorts"
+    )
+    test_cohorts: tuple[tuple[str, ...], ...] = Field(
+        default=(), description="cross-cohort only: the cohorts tested in each fold, e.g. [[taowu, neurocon]]"
+    )
+    cohort_folds: dict[str, int] = Field(
+        default_factory=dict,
+        description="kfold only: cohort → its own number of folds, of which the first num_folds are tested (the authors: "
+        "{ppmi: 10, abide: 10, taowu: 10, neurocon: 10} with num_folds 5)",
+    )
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=0.5, description="share of a fold's training people kept for choosing the epoch"
+    )
+    seed: int = Field(default=142857, ge=0, description="the LCM authors' KFold seed")
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return len(self.test_cohorts) if self.design == "cross-cohort" else self.num_folds
+
+    @model_validator(mode="after")
+    def _fields_belong_to_the_design(self) -> Split:
+        if (self.design == "cross-cohort") != bool(self.test_cohorts):
+            raise ValueError("design cross-cohort needs `test_cohorts`, and no other design takes them")
+        if self.cohort_folds and self.design != "kfold":
+            raise ValueError("cohort_folds is for design kfold only")
+        few = [name for name, count in self.cohort_folds.items() if count < self.num_folds]
+        if few:
+            raise ValueError(
+                f"cohort_folds.{few[0]} is below num_folds {self.num_folds}; a fold would have no test people"
+            )
+        return self
+
+
+class Combat(Settings):
+    """Site effects taken out of connectivity by ComBat, fitted on a fold's training people alone."""
+
+    covariates: tuple[str, ...] = Field(
+        default=(),
+        description="BEIs whose effect is kept, e.g. [age, sex]; missing cells take the training mean or mode",
+    )
+    allow_target: bool = Field(
+        default=False,
+        description="let a covariate be the target too: it shapes the fit, and counts as missing when edges are corrected",
+    )
+    min_people: int = Field(
+        default=5, ge=2, description="a site with fewer training people, or none (unseen), is left as it is"
+    )
+
+    def forbidden(self, targets: Collection[str]) -> list[str]:
+        """Covariates that are predicted and not allowed: where classes and sites go together they carry the answer.
+
+        Source: Nieto et al. 2026, Neurocomputing 680:133146.
+        """
+        return [] if self.allow_target else [name for name in self.covariates if name in targets]
+
+
+class Training(Settings):
+    """What the one loop needs; pretrain and finetune share it."""
+
+    max_epochs: int = Field(default=40, ge=1, description="most passes over the training people")
+    patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before it stops")
+    batch_size: int = Field(default=32, ge=1, description="scans a step")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Adam; the LCM paper's value is 1e-4")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled (AdamW)")
+    first_stage_epochs: int = Field(
+        default=5, ge=0, description="LCM: epochs on the layer mean before the best layer is trained (paper m = 5)"
+    )
+    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="Fabric's precision flag")
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Fabric's accelerator flag")
+    seed: int = Field(default=0, ge=0, description="weights, shuffling and dropout")
+    combat: Combat | None = Field(default=None, description="null: connectivity keeps its site effects")
+
+
+class Pretrain(Training):
+    """Multitask pretraining on a fold's training people."""
+
+    targets: tuple[str, ...] = Field(
+        default=("sex", "age", "cognitive_state", "alzheimers", "parkinsons", "autism"),
+        description="BEIs that supervise; a missing label is masked",
+    )
+    pseudo_weight: float = Field(default=0.0, ge=0, le=1, description="weight of pseudo labels in the loss")
+    loss_weights: dict[str, float] = Field(
+        default_factory=lambda: {"age": 1e-4}, description="per BEI, 1 where absent (LCM paper: age 1e-4, in years)"
+    )
+
+
+class Finetune(Training):
+    """One task on one fold, from scratch or from the fold's pretrained weights."""
+
+    train_share: float = Field(default=1.0, gt=0, le=1, description="share of training people used (few-shot)")
+
+
+class Evaluate(Settings):
+    """Predictions of the test people, one row a person, and their scores."""
+
+    num_bootstraps: int = Field(default=1000, ge=100, le=100000, description="person-level resamples for the 95 % CI")
+    seed: int = Field(default=0, ge=0, description="of the bootstrap")
+
+
+class Report(Settings):
+    """The benchmark table, the figures and the page that holds them."""
+
+    title: str = Field(default="Connectome benchmark", description="heading of the page")
+    num_qc_scans: int = Field(default=6, ge=1, le=100, description="scans a dataset shown in the QC section")
+    min_test_people_per_level: int = Field(default=30, ge=1, description="a row with fewer is printed without ranking")
+    share: Literal["private", "public"] = Field(
+        default="private",
+        description="public: counts of people below min_cell are suppressed, with what would reveal them",
+    )
+    min_cell: int = Field(default=5, ge=2, description="share: public only: the smallest count of people that is shown")
