@@ -39,6 +39,7 @@ docs: .venv/ok ## regenerate the JSON schema and the README's tables and graph
 
 bench: .venv/ok ## timings against peers, in one run
 	@$(RUN) python benchmarks/imaging.py
+	@$(RUN) python benchmarks/phenotypes.py
 
 lock: ## pin what pyproject.toml asks for, in a fresh environment
 	@rm -rf .lockenv && $(PYTHON) -m venv .lockenv

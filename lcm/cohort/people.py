@@ -1,92 +1,53 @@
-"""The people a cohort's tables describe: rows excluded and joined, codes turned into levels, everything counted."""
+"""The people a cohort's tables describe: rows excluded, visits chosen, codes turned into levels, everything counted."""
 
 from __future__ import annotations
 
-import logging
-import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcm.cohort.source import (
-    STATE,
-    Column,
-    Source,
-    Table,
-    Visit,
-    canonical,
-    canonical_cells,
-    find_table,
-    read_table,
+from lcm.cohort.decode import (
+    OBSERVED,
+    REFUSED,
+    UNOBSERVED,
+    Decoded,
+    Decoder,
+    misfit_problem,
+    pick,
+    refused_share_problem,
 )
-from lcm.cohort.vocabulary import Variable, read_vocabulary
-from lcm.tables import hashed
+from lcm.cohort.flow import Flow, count_refused
+from lcm.cohort.phenotype_table import find_table, read_table, table_name
+from lcm.cohort.source import Column, Source, Visit, canonical_cells
+from lcm.cohort.visits import (
+    Chosen,
+    Times,
+    choose_rows,
+    earliest_first,
+    on_the_clock,
+    times_of_rows,
+    times_of_sessions,
+    years_between,
+    years_since_entry,
+)
+from lcm.cohort.vocabulary import read_vocabulary
+from lcm.tables import hashed_names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-log = logging.getLogger(__name__)
-
-OBSERVED, UNOBSERVED, REFUSED = "observed", "unobserved", "refused"
-"""State of a cell: a level was read; the table says nothing; the table says something that is not used."""
-
-STEPS = (
-    "rows read",
-    "rows excluded",
-    "rows kept",
-    "people described",
-    "people matched",
-    "people without a scan",
-    "scans indexed",
-    "scans matched",
-    "scans without a phenotype row",
-    "unknown code",
-    "implausible value",
-    "set aside",
-    "column absent",
-)
-"""Steps of the cohort flow in printing order; see `Flow` for the sums that hold."""
-
-_REMEDIES = {
-    "unknown code": "if it means something, add it to the cohort's file in lcm/cohort/sources",
-    "implausible value": "check the column and its unit in the cohort's file in lcm/cohort/sources",
-}
-_MOST_CODES_SHOWN = 20
-_LONGEST_CODE = 40
-
-
-@dataclass
-class Flow:
-    """Counts of one cohort by step and reason.
-
-    What adds up: rows read = rows excluded + rows kept; people described = people matched + people without a scan;
-    scans indexed = scans matched + scans without a phenotype row. The cell counts (unknown code, implausible value,
-    set aside) stand beside these sums.
-    """
-
-    cohort: str
-    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def add(self, step: str, reason: str, count: int, *, keep_zero: bool = False) -> None:
-        """Add to a count; a zero is written only where its absence would break a sum to read."""
-        if count or keep_zero:
-            self.counts[step, reason] += count
-
-    def rows(self) -> list[tuple[str, str, str, int]]:
-        """cohort, step, reason, count in the order of STEPS, then by reason."""
-        ordered = sorted(self.counts.items(), key=lambda item: (STEPS.index(item[0][0]), item[0][1]))
-        return [(self.cohort, step, reason, count) for (step, reason), count in ordered]
-
 
 @dataclass(frozen=True)
 class People:
-    """What the tables say, one row a person; the index is the person's key.
+    """What the tables say; the index is the person's key and the session label.
 
-    `values` holds a level name or a float per BEI (missing: None) and `site`; `states` one of OBSERVED, UNOBSERVED,
+    Each described person has a row under the blank label (what a scan without a session reads), and one for each session
+    asked for. `values` holds a level name, label or float per BEI (missing: None); `states` one of OBSERVED, UNOBSERVED,
     REFUSED per BEI; `excluded` the keys whose row the source drops.
     """
 
@@ -94,172 +55,223 @@ class People:
     states: pd.DataFrame
     excluded: frozenset[str]
 
+    @property
+    def keys(self) -> frozenset[str]:
+        """Keys of the people described."""
+        return frozenset(self.values.index.get_level_values("key"))
 
-def read_people(source: Source, folder: Path, policy: str | None, flow: Flow) -> People:
+
+@dataclass(frozen=True)
+class _Rows:
+    """One table, each person's earliest row first."""
+
+    file: str
+    there: bool
+    cells: pd.DataFrame
+    times: Times
+
+    def without(self, excluded: set[str]) -> _Rows:
+        keep = ~np.isin(self.times.key_N.astype("str"), list(excluded))
+        return replace(self, cells=self.cells[keep].reset_index(drop=True), times=_take(self.times, keep))
+
+
+def _take(times: Times, places: np.ndarray) -> Times:
+    return Times(*(getattr(times, name)[places] for name in ("key_N", "visit_N", "entry_days_N", "date_days_N")))
+
+
+def read_people(
+    source: Source,
+    folder: Path,
+    policy: str | None,
+    flow: Flow,
+    sessions: Iterable[tuple[str, str]] = (),
+    *,
+    max_refused_share: float = 1.0,
+) -> People:
     """Read and join the cohort's tables in `folder`, counting into `flow`.
 
-    Raises ValueError for a missing file or column, and for a person described twice in different words (named by hash).
+    `sessions` are the keys and session labels (see `visits.session_label`) of the scans. Raises ValueError for a missing
+    file or column, a column with too many refused cells, and a visit of a person described twice in different words
+    (named by hash).
     """
     import pandas as pd
 
     excluded: set[str] = set()
-    tables: dict[str, pd.DataFrame] = {}
-    files: dict[str, str] = {}
-    for name, table in source.tables.items():
-        path = find_table(folder, table)
-        files[name] = path.name
-        tables[name] = _read_persons(source, name, path, excluded, flow)
-    keys = sorted(set().union(*(frame.index for frame in tables.values())) - excluded)
-    # A person with a row in one table only is blank in the others.
-    joined = {name: frame.reindex(keys, fill_value="") for name, frame in tables.items()}
-    values, states = pd.DataFrame(index=pd.Index(keys)), pd.DataFrame(index=pd.Index(keys))
-    for bei, column in source.beis.items():
-        cells = joined[column.table][column.column]
-        decode = Decoder(read_vocabulary()[bei], column, source.levels(bei, policy), frozenset(source.missing))
-        values[bei], states[bei] = decode(cells, f"{files[column.table]}: {column.column}", flow)
-        if column.optional and not tables[column.table].attrs[column.column]:
-            flow.add(
-                "column absent", f"{files[column.table]}: {column.column} (absent, or blank throughout)", len(keys)
-            )
-    values["site"] = _site(source, joined)
+    tables = {name: _read_rows(source, name, folder, excluded, flow, max_refused_share) for name in source.tables}
+    if not any(rows.there for rows in tables.values()):
+        raise ValueError(
+            f"{folder}: no table of the cohort is there ({', '.join(row.file for row in tables.values())})"
+        )
+    if excluded:
+        tables = {name: rows.without(excluded) for name, rows in tables.items()}
+    keys = set().union(*(rows.times.key_N for rows in tables.values()))
+    units = sorted({(key, "") for key in keys} | {(key, label) for key, label in sessions if key in keys})
+    index = pd.MultiIndex.from_tuples(units, names=["key", "session"])
+    asked = index.to_frame(index=False).astype("object")
+    times = times_of_sessions(source.sessions, asked["key"], asked["session"])
+    labels_N = canonical_cells(asked["session"]).to_numpy("object")
+    reader = _Reader(source, policy, tables, asked, times, labels_N, flow, max_refused_share)
+    read = {bei: reader.read(bei, columns) for bei, columns in source.beis.items()}
+    values = pd.DataFrame({bei: values for bei, (values, _) in read.items()}, index=index, dtype="object")
+    states = pd.DataFrame({bei: states for bei, (_, states) in read.items()}, index=index, dtype="object")
     return People(values, states, frozenset(excluded))
 
 
-def _site(source: Source, joined: dict[str, pd.DataFrame]) -> pd.Series | None:
-    if source.site is None:
-        return None
-    cells = joined[source.site.table][source.site.column]
-    return cells.where(~canonical_cells(cells).isin(source.missing), None)
+def _read_rows(
+    source: Source, name: str, folder: Path, excluded: set[str], flow: Flow, max_refused_share: float
+) -> _Rows:
+    """One table; every row that goes is counted, dropped keys go to `excluded`."""
+    table = source.tables[name]
+    paths = find_table(folder, table)
+    file = table_name(paths, table)
+    frame = read_table(paths, table, *source.columns(name))
+    if paths:
+        flow.add("rows read", file, len(frame), keep_zero=True)
+    else:
+        flow.add("table absent", file, 1)
+    labels = frame[table.person]
+    keys = labels.map({label: source.person.normalise(label) for label in labels.unique()}).astype("object")
+    fits = keys.notna().to_numpy()
+    describes = ~fits & (np.arange(len(frame)) < table.description_rows)
+    num_misfits = int((~fits & ~describes).sum())
+    flow.add("rows excluded", f"{file}: row that describes columns", int(describes.sum()))
+    flow.add("rows excluded", f"{file}: id does not fit the cohort's pattern", num_misfits)
+    problem = misfit_problem(num_misfits, int((~describes).sum()), max_refused_share)
+    if problem is not None:
+        raise ValueError(f"{file}: column {table.person!r}: {problem}")
+    frame, keys = frame[fits], keys[fits]
+    for drop in (drop for drop in source.drop if drop.table == name):
+        hit = canonical_cells(frame[drop.column]).isin(drop.values) if drop.values else keys.notna()
+        flow.add("rows excluded", f"{file}: {drop.reason}", int(hit.sum()))
+        excluded.update(keys[hit])
+        frame, keys = frame[~hit], keys[~hit]
+    frame = frame.assign(**{_KEY: keys})
+    times, unknown = times_of_rows(keys, frame, table.visit, frozenset(source.missing))
+    for column, codes in unknown.items():
+        count_refused(Counter({("unknown code", code): n for code, n in codes.items()}), f"{file}: {column}", flow)
+    places = _one_row_a_visit(frame.drop(columns=table.person), times, file, flow)
+    if paths:
+        flow.add("rows kept", file, len(places), keep_zero=True)
+    places = places[earliest_first(_take(times, places), table.visit.order if table.visit else ())]
+    cells = frame.iloc[places].reset_index(drop=True)
+    return _Rows(file, bool(paths), cells, _take(times, places))
 
 
-def _read_persons(source: Source, name: str, path: Path, excluded: set[str], flow: Flow) -> pd.DataFrame:
-    """One table, one row a person, indexed by key; every row that goes is counted, dropped keys go to `excluded`."""
+_KEY = "\0key"
+"""Column of the person's key; no table can have one of this name."""
+
+
+def _one_row_a_visit(frame: pd.DataFrame, times: Times, file: str, flow: Flow) -> np.ndarray:
+    """Places of the rows without repetitions; stops where two rows of one visit of a person differ."""
     import pandas as pd
 
-    table = source.tables[name]
-    required, optional = source.columns(name)
-    frame = read_table(path, table, required, optional)
-    flow.add("rows read", path.name, len(frame), keep_zero=True)
-    labels = frame[table.person]
-    frame.index = pd.Index(labels.map({label: source.person.normalise(label) for label in labels.unique()}), name="key")
-    fits = np.asarray(frame.index.notna())
-    describes = ~fits & (np.arange(len(frame)) < table.description_rows)
-    flow.add("rows excluded", f"{path.name}: row that describes columns", int(describes.sum()))
-    flow.add("rows excluded", f"{path.name}: id does not fit the cohort's pattern", int((~fits & ~describes).sum()))
-    frame = frame[fits]
-    for drop in (drop for drop in source.drop if drop.table == name):
-        hit = canonical_cells(frame[drop.column]).isin(drop.values)
-        flow.add("rows excluded", f"{path.name}: {drop.reason}", int(hit.sum()))
-        excluded.update(frame.index[hit])
-        frame = frame[~hit]
-    if table.visit is not None:
-        frame = _earliest_visit(frame, table.visit, path.name, flow)
-    frame = _one_row_each(frame, table, path, flow)
-    flow.add("rows kept", path.name, len(frame), keep_zero=True)
-    frame.attrs = {column: bool((frame[column] != "").any()) for column in optional}
-    return frame
-
-
-def _earliest_visit(frame: pd.DataFrame, visit: Visit, file: str, flow: Flow) -> pd.DataFrame:
-    rank = {code: place for place, code in enumerate(visit.order)}
-    codes = canonical_cells(frame[visit.column])
-    unknown = Counter(("unknown code", code) for code in codes[~codes.isin(list(rank))])
-    _count_refused(unknown, f"{file}: {visit.column}", flow)
-    place = codes.map(rank).fillna(len(rank))
-    earliest = frame[place == place.groupby(level=0).transform("min")]
-    flow.add("rows excluded", f"{file}: later visit of the same person", len(frame) - len(earliest))
-    return earliest
-
-
-def _one_row_each(frame: pd.DataFrame, table: Table, path: Path, flow: Flow) -> pd.DataFrame:
-    """Merge rows of one person that say the same; stop where they do not."""
-    said = frame.drop(columns=table.person).apply(canonical_cells).assign(key=frame.index)
-    distinct = said.drop_duplicates()
-    twice = distinct["key"][distinct["key"].duplicated()].unique()
+    visit = pd.DataFrame({"key": times.key_N, "visit": times.visit_N})
+    if not (times.visit_N != "").any():
+        visit = visit.assign(entry=times.entry_days_N, date=times.date_days_N)
+    places = np.arange(len(frame))
+    repeated = visit.duplicated(keep=False).to_numpy()
+    if not repeated.any():
+        return places
+    rows = frame[repeated]
+    said = rows.apply(canonical_cells)
+    distinct = visit[repeated][~said.duplicated().to_numpy()]
+    twice = distinct.loc[distinct.duplicated(), "key"].unique()
     if len(twice):
+        names = ", ".join(name for name in frame.columns if name != _KEY)
         raise ValueError(
-            f"{path}: {len(twice)} people have several rows that differ in {', '.join(frame.columns)} "
-            f"(sha256 of their ids begins {', '.join(sorted(map(hashed, twice))[:5])}); keep one row a person"
+            f"{file}: {len(twice)} people have several rows that differ in {names} at one visit "
+            f"(sha256 of their ids begins {hashed_names(twice)}); keep one row a person and visit"
         )
     # The written form with the smallest text stands for all, so that the order of the rows does not matter.
-    merged = frame.sort_values(list(frame.columns), kind="stable")
-    merged = merged[~merged.index.duplicated(keep="first")].sort_index()
-    flow.add("rows excluded", f"{path.name}: repeats a row of the same person", len(frame) - len(merged))
-    return merged
+    order = rows.assign(place=places[repeated]).sort_values(list(frame.columns), kind="stable")["place"].to_numpy()
+    first = order[~visit.iloc[order].duplicated().to_numpy()]
+    flow.add("rows excluded", f"{file}: repeats a row of the same person", len(rows) - len(first))
+    return np.sort(np.concatenate([places[~repeated], first]))
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Cells of one column → values of one BEI."""
+class _Reader:
+    """BEIs of people at sessions, read from a cohort's tables."""
 
-    variable: Variable
-    column: Column
-    levels: dict[str, str | None]
-    missing: frozenset[str]
+    source: Source
+    policy: str | None
+    tables: Mapping[str, _Rows]
+    units: pd.DataFrame
+    """key and session of each row of the result."""
+    sessions: Times
+    labels_N: np.ndarray
+    """Session labels of the units as codes."""
+    flow: Flow
+    max_refused_share: float
 
-    def __call__(self, cells: pd.Series, where: str, flow: Flow) -> tuple[pd.Series, pd.Series]:
-        """Values (level names or floats, None where missing) and states, aligned with `cells`; counts what is refused.
+    def read(self, bei: str, columns: Iterable[Column]) -> tuple[np.ndarray, np.ndarray]:
+        """Values and states of one BEI: the first column that is not silent holds; contradictions are refused."""
+        values_N = np.full(len(self.units), None, dtype="object")
+        states_N = np.full(len(self.units), UNOBSERVED, dtype="object")
+        contradicted_N = np.zeros(len(self.units), dtype=bool)
+        # Two ages may differ by design, as a band and the exact age do; two levels cannot both be true.
+        can_contradict = read_vocabulary()[bei].kind == "categorical"
+        asked = [column for column in columns if self.source.levels(column, self.policy) is not None]
+        for (table, fixed), group in groupby(asked, key=lambda column: (column.table, column.fixed)):
+            for more_values_N, more_states_N in self._read_table(bei, table, list(group), fixed=fixed):
+                both_N = (states_N == OBSERVED) & (more_states_N == OBSERVED)
+                contradicted_N |= both_N & (values_N != more_values_N) & can_contradict
+                silent_N = states_N == UNOBSERVED
+                values_N = np.where(silent_N, more_values_N, values_N)
+                states_N = np.where(silent_N, more_states_N, states_N)
+        values_N[contradicted_N], states_N[contradicted_N] = None, REFUSED
+        self.flow.warn("contradiction", bei, self.units["key"][contradicted_N].nunique())
+        return values_N, states_N
 
-        Each distinct cell is decoded once, so the cost follows the number of codes and not of rows.
-        """
-        counts = cells.value_counts()
-        decoded = {cell: self._decode(cell) for cell in counts.index}
-        refused: Counter[tuple[str, str]] = Counter()
-        for cell, (_, state, problem) in decoded.items():
-            if state == REFUSED:
-                refused[problem, self._code(cell)] += int(counts[cell])
-        _count_refused(refused, where, flow)
-        values = cells.map({cell: value for cell, (value, _, _) in decoded.items()}).astype("object")
-        return values.where(values.notna(), None), cells.map({cell: state for cell, (_, state, _) in decoded.items()})
+    def _read_table(
+        self, bei: str, table: str, columns: list[Column], *, fixed: bool
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Values and states of a BEI's columns in one table, all read from one row: the one that speaks for the session."""
+        rows, visit = self.tables[table], self.source.tables[table].visit
+        decoders = [self._decoder(bei, column) for column in columns]
+        decoded = [decode(rows.cells[column.column]) for column, decode in zip(columns, decoders, strict=True)]
+        says_R = np.any([cells.states != UNOBSERVED for cells in decoded], axis=0)
+        chosen = choose_rows(rows.times, self.sessions, visit, says_R, fixed=fixed)
+        self._count_misses(f"{rows.file}: {bei}", chosen, visit)
+        # A fixed column repeats itself at every visit, so its cells are counted once a person.
+        described_N = (self.units["session"] == "").to_numpy() & (chosen.row_N >= 0)
+        counted_R = chosen.row_N[described_N]
+        clock = on_the_clock(rows.times, self.sessions, visit)
+        read = []
+        for column, decode, cells in zip(columns, decoders, decoded, strict=True):
+            values_N, states_N = pick(cells.values, chosen.row_N, None), pick(cells.states, chosen.row_N, UNOBSERVED)
+            where = f"{rows.file}: {column.column}"
+            self._count_cells(where, decode(rows.cells[column.column].iloc[counted_R]) if fixed else cells)
+            for label, name in column.sessions.items():
+                there = decode(rows.cells[name])
+                self._count_cells(f"{rows.file}: {name}", there)
+                here_N = self.labels_N == label
+                values_N = np.where(here_N, pick(there.values, chosen.row_N, None), values_N)
+                states_N = np.where(here_N, pick(there.states, chosen.row_N, UNOBSERVED), states_N)
+            if column.ages_from is not None:
+                from_row = column.ages_from == "row"
+                years_N = years_between(rows.times, chosen.row_N, clock) if from_row else years_since_entry(clock)
+                aged_N = (states_N == OBSERVED) & (years_N != 0)
+                values_N[aged_N] = values_N[aged_N] + years_N[aged_N]
+            if column.optional and rows.there and not (rows.cells[column.column] != "").any():
+                self.flow.add("column absent", f"{where} (absent, or blank throughout)", self.units["key"].nunique())
+            read.append((values_N, states_N))
+        return read
 
-    def _code(self, cell: str) -> str:
-        if self.column.extract is None:
-            return canonical(cell)
-        match = re.search(self.column.extract, cell)
-        return canonical(match[1]) if match else canonical(cell)
+    def _decoder(self, bei: str, column: Column) -> Decoder:
+        levels = self.source.levels(column, self.policy) or {}
+        return Decoder(read_vocabulary()[bei], column, levels, frozenset(self.source.missing) | {""})
 
-    def _decode(self, cell: str) -> tuple[str | float | None, str, str]:
-        if canonical(cell) in self.missing:
-            return None, UNOBSERVED, ""
-        code = self._code(cell)
-        if self.variable.kind == "continuous":
-            return self._decode_number(code)
-        if code not in self.levels:
-            return None, REFUSED, "unknown code"
-        level = self.levels[code]
-        return (None, REFUSED, "set aside") if level is None else (level, OBSERVED, "")
+    def _count_cells(self, where: str, cells: Decoded) -> None:
+        """Count the refused cells of a column; stop where they are too many."""
+        problem = refused_share_problem(cells.refused, cells.num_said, self.max_refused_share)
+        if problem is not None:
+            raise ValueError(f"{where}: {problem}")
+        # Only now: cells of a swapped column, which may be ids, are logged by no one.
+        count_refused(cells.refused, where, self.flow)
 
-    def _decode_number(self, code: str) -> tuple[float | None, str, str]:
-        if code in self.column.values:
-            return float(self.column.values[code]), OBSERVED, ""
-        if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", code) is None:
-            return None, REFUSED, "unknown code"
-        number = float(code) / 12 if self.column.unit == "months" else float(code)
-        low, high = self.variable.range or (float("-inf"), float("inf"))
-        return (number, OBSERVED, "") if low <= number <= high else (None, REFUSED, "implausible value")
-
-
-def _count_refused(refused: Mapping[tuple[str, str], int], where: str, flow: Flow) -> None:
-    """Write refused cells to the flow, a row a code, commonest first; warn once for each row.
-
-    A column with very many unknown codes is likely the wrong one (names, dates): then none of its cells is printed. An
-    implausible number never is.
-    """
-    rows: dict[tuple[str, str], int] = {}
-    num_codes = Counter(step for step, _ in refused)
-    for (step, code), count in sorted(refused.items(), key=lambda item: (item[0][0], -item[1], item[0][1])):
-        few = num_codes[step] <= _MOST_CODES_SHOWN
-        shown = " ".join(code.split())[:_LONGEST_CODE] if few else f"(more than {_MOST_CODES_SHOWN} different codes)"
-        reason = where if step == "implausible value" else f"{where} = {shown}"
-        rows[step, reason] = rows.get((step, reason), 0) + count
-    for (step, reason), count in rows.items():
-        flow.add(step, reason, count)
-        if step in _REMEDIES:
-            log.warning("%s: %s in %s, %d cells left missing; %s", flow.cohort, step, reason, count, _REMEDIES[step])
-
-
-def decode_states(source: Source, tasks: pd.Series, flow: Flow) -> tuple[pd.Series, pd.Series]:
-    """Cognitive state of scans from the task in their name: values and states, aligned with `tasks`."""
-    column = Column(table="scans", column="task")
-    decode = Decoder(read_vocabulary()[STATE], column, source.tasks, frozenset(source.missing) | {""})
-    return decode(tasks.fillna("").astype("object"), "scans.tsv: task", flow)
+    def _count_misses(self, where: str, chosen: Chosen, visit: Visit | None) -> None:
+        self.flow.add("no row of this visit", where, int(chosen.no_such_visit_N.sum()))
+        if visit is not None and visit.within_days is not None:
+            reason = f"{where} within {visit.within_days:g} days"
+            self.flow.add("no near visit", reason, int(chosen.too_far_N.sum()))

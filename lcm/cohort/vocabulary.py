@@ -26,9 +26,15 @@ class Level(Entry):
 class Variable(Entry):
     """One BEI: what it means and which values a cell may hold."""
 
-    kind: Literal["categorical", "continuous"]
+    kind: Literal["categorical", "continuous", "label"] = Field(
+        description="label: a name that means nothing beyond its cohort, such as a site"
+    )
     role: Literal["target", "covariate"]
-    group: Literal["demographic", "state", "diagnosis"]
+    group: Literal["demographic", "state", "diagnosis", "acquisition"]
+    origin: Literal["table", "task", "images"] = Field(
+        default="table",
+        description="table: a phenotype table; task: the scan's task or events; images: measured, no column of bei.tsv",
+    )
     definition: str
     term: str | None = Field(default=None, description="URL of the concept in an ontology")
     levels: dict[str, Level] = Field(default_factory=dict, description="categorical only; the reference level first")
@@ -42,6 +48,8 @@ class Variable(Entry):
             raise ValueError("a categorical BEI has levels, and neither unit nor range")
         if self.kind == "continuous" and (self.levels or not continuous):
             raise ValueError("a continuous BEI has a unit and a range, and no levels")
+        if self.kind == "label" and (self.levels or self.unit or self.range or self.role == "target"):
+            raise ValueError("a label has neither levels, unit nor range, and is a covariate")
         return self
 
 

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lcm.cohort.harmonize import harmonize, main
+from lcm.cohort.harmonize import harmonize, main, shareable
 from lcm.cohort.simulated_people import PLANS, recruit
 from lcm.cohort.simulated_phenotypes import write_phenotypes
-from lcm.cohort.source import canonical
+from lcm.cohort.source import canonical, read_source, source_path
 from lcm.cohort.vocabulary import read_vocabulary
 from lcm.config import Dataset, Harmonize
 from lcm.tables import BEI, COHORT_FLOW, SCANS, hashed, read_tsv, write_tsv
@@ -196,9 +195,13 @@ def test_a_column_of_names_instead_of_codes_is_counted_and_not_printed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [[f"5{number:04d}", "NYU", f"name-{number}", "20", "1"] for number in range(60)]
-    _, flow = harmonize(scan_table("A", ["0050003"]), {"A": dataset("abide", write_abide(tmp_path, rows))}, Harmonize())
+    people = {"A": dataset("abide", write_abide(tmp_path, rows))}
+    _, flow = harmonize(scan_table("A", ["0050003"]), people, Harmonize(max_refused_share=1.0))
     assert total(flow, "unknown code") == 60
     assert not flow["reason"].str.contains("name-").any()
+    with pytest.raises(ValueError, match=r"DX_GROUP: 60 of 60 cells") as caught:
+        harmonize(scan_table("A", ["0050003"]), people, Harmonize())
+    assert "name-" not in str(caught.value)
     assert not any("name-" in message for message in caplog.messages)
 
 
@@ -229,8 +232,9 @@ def test_missing_is_not_negative_unless_the_config_says_so_and_then_it_is_marked
     [
         (Harmonize(pseudo_labels={"abide": {"autism": "healthy"}}), "levels: control, autism"),
         (Harmonize(pseudo_labels={"abide": {"age": "30"}}), "not a categorical BEI"),
+        (Harmonize(pseudo_labels={"abide": {"handedness": "right"}}), "handedness is a covariate"),
         (Harmonize(pseudo_labels={"abyde": {"autism": "control"}}), "no such file in lcm/cohort/sources"),
-        (Harmonize(policies={"adni": "paper"}), "known: dementia_only, lcm_paper"),
+        (Harmonize(policies={"adni": "paper"}), "known: dementia_only, lcm_paper, mci_apart"),
         (Harmonize(policies={"abide": "paper"}), "known: none"),
     ],
 )
@@ -240,11 +244,11 @@ def test_a_setting_that_would_do_nothing_is_refused(tmp_path: Path, chosen: Harm
 
 
 def write_adni(folder: Path, groups: dict[str, str]) -> Path:
-    header = "PTID,VISCODE,SITE,DX_bl,AGE,PTGENDER\n"
+    header = "PTID,VISCODE,EXAMDATE,SITE,DX_bl,DX,AGE,PTGENDER\n"
     rows = [
-        f"{person},{visit},2,{group},{age},Male\n"
+        f"{person},{visit},{day},2,{group},{now},74,Male\n"
         for person, group in groups.items()
-        for visit, age in (("m12", 75), ("bl", 74))
+        for visit, day, now in (("m12", "2010-01-10", "Dementia"), ("bl", "2009-01-10", "MCI"))
     ]
     (folder / "ADNIMERGE_10Nov2024.csv").write_text(header + "".join(rows), encoding="utf-8")
     return folder
@@ -258,29 +262,27 @@ def test_a_label_policy_is_chosen_in_config_and_what_it_sets_aside_is_counted(tm
     scans = scan_table("ADNI", [f"002S{4000 + number}" for number in range(6)])
     source = {"ADNI": dataset("adni", folder)}
     paper, flow = harmonize(scans, source, Harmonize())
-    assert paper["alzheimers"].fillna("-").tolist() == [
-        "control",
-        "control",
-        "control",
-        "alzheimers",
-        "alzheimers",
-        "-",
-    ]
+    assert paper["alzheimers"].fillna("-").tolist() == ["control"] * 3 + ["alzheimers"] * 2 + ["-"]
     assert counts(flow)["set aside", "ADNIMERGE_10Nov2024.csv: DX_bl = mci"] == 1
-    strict, _ = harmonize(scans, source, Harmonize(policies={"adni": "dementia_only"}))
-    assert strict["alzheimers"].fillna("-").tolist() == ["control", "control", "-", "-", "alzheimers", "-"]
-    assert strict["age"].tolist() == ["74.0"] * 6
+    assert paper["age"].tolist() == ["74.0"] * 6
+    now, _ = harmonize(scans.assign(session_id="ses-M012"), source, Harmonize(policies={"adni": "dementia_only"}))
+    assert now["alzheimers"].tolist() == ["alzheimers"] * 6
+    assert now["age"].astype(float).tolist() == pytest.approx([75.0] * 6, abs=0.01)
+    first, flow = harmonize(scans, source, Harmonize(policies={"adni": "dementia_only"}))
+    assert first["alzheimers"].isna().all()
+    assert counts(flow)["set aside", "ADNIMERGE_10Nov2024.csv: DX = mci"] == 6
     pseudo, _ = harmonize(scans, source, Harmonize(pseudo_labels={"adni": {"alzheimers": "control"}}))
     assert pd.isna(pseudo["alzheimers"].iloc[5]), "a person with MCI must not become a pseudo control"
 
 
-def test_the_earliest_visit_speaks_for_a_person_wherever_its_row_stands(tmp_path: Path) -> None:
-    _, flow = harmonize(
-        scan_table("ADNI", ["002S4000"]),
-        {"ADNI": dataset("adni", write_adni(tmp_path, {"002_S_4000": "CN"}))},
-        Harmonize(),
-    )
-    assert counts(flow)["rows excluded", "ADNIMERGE_10Nov2024.csv: later visit of the same person"] == 1
+def test_two_sessions_of_a_person_may_have_two_diagnoses_and_are_one_person(tmp_path: Path) -> None:
+    people = {"ADNI": dataset("adni", write_adni(tmp_path, {"002_S_4000": "LMCI"}))}
+    scans = scan_table("ADNI", ["002S4000", "002S4000"]).assign(session_id=["ses-20090111", "ses-20100111"])
+    bei, flow = harmonize(scans, people, Harmonize(policies={"adni": "mci_apart"}))
+    assert bei["alzheimers"].tolist() == ["mci", "alzheimers"]
+    assert bei["person_id"].nunique() == 1
+    assert counts(flow)["rows kept", "ADNIMERGE_10Nov2024.csv"] == 2
+    assert_adds_up(flow)
 
 
 def test_ages_come_from_months_bands_and_open_ends(tmp_path: Path) -> None:
@@ -388,32 +390,23 @@ def test_the_command_writes_both_tables_in_their_types(tmp_path: Path) -> None:
     folder = write_abide(tmp_path / "tables", ABIDE_ROWS)
     write_tsv(scan_table("A", ["0050003", "0050005"], [None]), tmp_path / "scans.tsv", SCANS)
     datasets = json.dumps({"A": dataset("abide", folder).model_dump()})
+    reading = {"suggest": None, "check": False}
     main(
         argparse.Namespace(
-            scans=tmp_path / "scans.tsv", datasets=datasets, output=tmp_path / "out", settings=Harmonize()
+            scans=tmp_path / "scans.tsv", datasets=datasets, output=tmp_path / "out", settings=Harmonize(), **reading
         )
     )
     bei = read_tsv(tmp_path / "out" / "bei.tsv", BEI)
     assert bei["autism"].tolist() == ["autism", "autism"]
-    assert list(bei.columns) == [*BEI.columns, *read_vocabulary(), *(f"{name}_source" for name in read_vocabulary())]
+    names = [name for name, variable in read_vocabulary().items() if variable.origin != "images"]
+    assert list(bei.columns) == [*BEI.columns, *names, *(f"{name}_source" for name in names)]
     assert_adds_up(read_tsv(tmp_path / "out" / "cohort_flow.tsv", COHORT_FLOW))
     with pytest.raises(ValueError, match="--datasets"):
-        main(argparse.Namespace(scans=tmp_path / "scans.tsv", datasets="{", output=tmp_path, settings=Harmonize()))
-
-
-def test_twenty_thousand_people_take_a_second_or_two(tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    numbers = range(10_000, 30_000)
-    codes, ages = draw.integers(1, 3, size=(len(numbers), 2)), draw.uniform(6, 60, size=len(numbers))
-    rows = [
-        [str(n), "NYU", str(dx), f"{age:.2f}", str(sex)] for n, (dx, sex), age in zip(numbers, codes, ages, strict=True)
-    ]
-    scans = scan_table("A", [f"{n:07d}" for n in numbers])
-    folder = write_abide(tmp_path, rows)
-    start = time.process_time()
-    bei, _ = harmonize(scans, {"A": dataset("abide", folder)}, Harmonize())
-    assert time.process_time() - start < 4
-    assert (bei["autism_source"] == "observed").all()
+        main(
+            argparse.Namespace(
+                scans=tmp_path / "scans.tsv", datasets="{", output=tmp_path, settings=Harmonize(), **reading
+            )
+        )
 
 
 def test_people_taken_for_the_same_across_datasets_are_counted_aloud(caplog: pytest.LogCaptureFixture) -> None:
@@ -421,3 +414,35 @@ def test_people_taken_for_the_same_across_datasets_are_counted_aloud(caplog: pyt
     harmonize(scans, {"A": dataset("generic", None), "B": dataset("generic", None)}, Harmonize())
     assert "cohort generic: 1 people of A, B are taken for the same" in caplog.text
     assert "01" not in caplog.text
+
+
+def test_two_labels_of_one_person_within_a_dataset_are_counted_aloud(caplog: pytest.LogCaptureFixture) -> None:
+    _, flow = harmonize(scan_table("A", ["0050003", "50003", "50004"]), {"A": dataset("abide", None)}, Harmonize())
+    assert counts(flow)["several labels of one person", "all"] == 1
+    assert "1 people go by several labels" in caplog.text
+    assert "50003" not in caplog.text
+
+
+def test_a_cohort_of_a_file_of_ones_own_goes_by_its_stem(tmp_path: Path) -> None:
+    text = source_path("abide").read_text(encoding="utf-8")
+    (tmp_path / "lab.yaml").write_text(text, encoding="utf-8")
+    people = {"A": dataset(str(tmp_path / "lab.yaml"), write_abide(tmp_path / "tables", ABIDE_ROWS))}
+    labels = {"lab": {"parkinsons": "control"}}
+    bei, flow = harmonize(scan_table("A", ["0050003"]), people, Harmonize(pseudo_labels=labels))
+    assert bei[["cohort", "person_id", "autism"]].to_numpy().tolist() == [["lab", "lab:50003", "autism"]]
+    assert bei["parkinsons_source"].tolist() == ["pseudo"]
+    assert set(flow["cohort"]) == {"lab"}
+
+
+def test_two_cohort_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "abide.yaml").write_text(source_path("abide").read_text(encoding="utf-8"), encoding="utf-8")
+    people = {"A": dataset("abide", None), "B": dataset(str(tmp_path / "abide.yaml"), None)}
+    with pytest.raises(ValueError, match="two files of one name"):
+        harmonize(scan_table("A", ["0050003"]), people, Harmonize())
+
+
+def test_only_rows_whose_every_cohort_lets_them_leave_are_shareable() -> None:
+    sources = {"sz-ucla": read_source("sz-ucla"), "adni": read_source("adni")}
+    rows = [("sz-ucla", "sz-ucla:1"), ("sz-ucla", "linked:A"), ("adni", "linked:A"), ("adni", "adni:2")]
+    bei = pd.DataFrame(rows, columns=["cohort", "group_id"])
+    assert shareable(bei, sources)["group_id"].tolist() == ["sz-ucla:1"]
