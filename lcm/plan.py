@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from lcm.atlas import load_atlas
-from lcm.cohort.source import read_source
+from lcm.cohort.harmonize import check_settings, sources_of
+from lcm.cohort.source import read_source, source_path
 from lcm.cohort.vocabulary import read_vocabulary
 from lcm.config import Study, Task, read_study
 from lcm.imaging.strategy import read_strategy, strategy_path
@@ -56,8 +57,8 @@ class Plan:
         self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.reference: str | list[str] = self.study.correlate.reference or []
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
-        names = sorted({d.cohort for d in self.study.datasets.values()})
-        self.sources = [str(_PACKAGE / "cohort" / "sources" / f"{name}.yaml") for name in names]
+        self.sources = sorted({str(source_path(d.cohort)) for d in self.study.datasets.values()})
+        self.linkage: str | list[str] = self.study.harmonize.linkage or []
         self.vocabulary = str(_PACKAGE / "cohort" / "vocabulary.yaml")
         self.page = [str(_PACKAGE / "evaluation" / f"page.{part}") for part in ("html.j2", "css", "js")]
 
@@ -73,20 +74,26 @@ class Plan:
         """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
         load_atlas(self.study.parcellate.atlas)
         for name, dataset in self.study.datasets.items():
-            read_source(dataset.cohort)
             for folder in (dataset.path, dataset.phenotypes):
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
-
+        self._check_cohorts()
         self._check_export()
         for name, task in self.study.tasks.items():
             self._check_task(name, task)
         for target in self.study.pretrain.targets:
             if target not in read_vocabulary():
                 raise ValueError(f"pretrain.targets: {target!r} is no BEI; known: {', '.join(read_vocabulary())}")
+            _check_target("pretrain.targets", target, allow_covariate=False)
         for name, model in self.study.models.items():
             if model.architecture not in MODELS:
                 raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
+
+    def _check_cohorts(self) -> None:
+        check_settings(self.study.harmonize, sources_of(self.study.datasets))
+        linkage = self.study.harmonize.linkage
+        if linkage and not Path(linkage).is_file():
+            raise ValueError(f"harmonize.linkage: no such file: {linkage} (relative to {Path.cwd()})")
 
     def _check_export(self) -> None:
         asked = self.study.export
@@ -98,7 +105,7 @@ class Plan:
     def _check_task(self, name: str, task: Task) -> None:
         known = {
             "target": (set(read_vocabulary()), (task.target,)),
-            "cohorts": ({d.cohort for d in self.study.datasets.values()}, task.cohorts),
+            "cohorts": ({d.cohort_name for d in self.study.datasets.values()}, task.cohorts),
             "datasets": (set(self.study.datasets), task.datasets),
         }
         if task.target in read_vocabulary():
@@ -107,6 +114,7 @@ class Plan:
             strange = sorted(set(asked) - names)
             if strange:
                 raise ValueError(f"task {name}: {field} has no {strange[0]!r}; known: {', '.join(sorted(names))}")
+        _check_target(f"task {name}", task.target, allow_covariate=task.allow_covariate)
 
     # ── what goes to a stage by value ───────────────────────────────────────────────────────────
 
@@ -114,6 +122,14 @@ class Plan:
         """A stage's section of the configuration, as JSON; empty where the study has none."""
         section = getattr(self.study, stage)
         return section.model_dump_json() if section else ""
+
+    @property
+    def checked(self) -> str:
+        """What `harmonize --check` takes of its settings, as JSON.
+
+        The checkpoint asks for it, and another policy or pseudo label is no reason to search the disk again.
+        """
+        return self.study.harmonize.model_dump_json(include={"linkage", "max_refused_share"})
 
     @property
     def datasets(self) -> str:
@@ -207,10 +223,17 @@ class Plan:
         return sorted({(row["dataset"], row["batch"]) for row in self.scans()})
 
     def phenotypes(self, _: Wildcards) -> list[str]:
-        """Every phenotype file; asked for after the index, because simulated ones do not exist before."""
+        """Every file that a cohort's tables match; asked for after the index, because simulated ones do not exist before."""
         self.scans()
-        folders = sorted({d.phenotypes for d in self.study.datasets.values() if d.phenotypes})
-        return sorted(str(path) for folder in folders for path in Path(folder).iterdir() if path.is_file())
+        return sorted(
+            {
+                str(path)
+                for dataset in self.study.datasets.values()
+                if dataset.phenotypes
+                for table in read_source(dataset.cohort).tables.values()
+                for path in Path(dataset.phenotypes).glob(table.file)
+            }
+        )
 
     def pretrained(self, wildcards: Wildcards) -> str | list[str]:
         """Weights to start from; none for a model that starts from scratch."""
@@ -219,12 +242,25 @@ class Plan:
 
     def finetuned(self, wildcards: Wildcards) -> list[str]:
         """Weights of every fold."""
-        folds = range(self.study.split.num_folds)
+        folds = range(self.study.split.count)
         return [f"results/finetune/{wildcards.model}/{wildcards.task}/fold-{fold}" for fold in folds]
 
     def scores(self, _: Wildcards) -> list[str]:
         """Scores of every model on every task."""
         return [f"results/evaluate/{m}/{t}/scores.tsv" for m in self.study.models for t in self.study.tasks]
+
+
+def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:
+    """Stop for a BEI that no model should predict, or only on purpose; raises ValueError that says why."""
+    variable = read_vocabulary()[target]
+    if variable.kind == "label" or variable.origin == "images":
+        reason = "names that mean nothing beyond their cohort" if variable.kind == "label" else "measured in the images"
+        raise ValueError(f"{where}: {target!r} cannot be predicted: its values are {reason}")
+    if variable.role == "covariate" and not allow_covariate:
+        raise ValueError(
+            f"{where}: {target!r} is a covariate: it is there to describe people and to test confounding, not to be learned; "
+            "a task of its own with `allow_covariate: true` predicts it on purpose"
+        )
 
 
 def listing(paths: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from lcm.array_tables import region_names
 from lcm.atlas import load_atlas
-from lcm.tables import BEI, COHORT_FLOW, OUTCOMES, read_arrow, read_tsv, region_names
+from lcm.tables import BEI, COHORT_FLOW, OUTCOMES, read_arrow, read_tsv
 from tests.workflow.conftest import SmallStudy, derivative_study, small_study
 
 __all__ = ["derivative_study", "small_study"]

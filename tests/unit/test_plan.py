@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from lcm.cohort.source import source_path
 from lcm.plan import Plan, listing
 from lcm.tables import SCANS
 from tests.conftest import REPOSITORY
@@ -123,6 +125,52 @@ def test_every_model_meets_every_task_on_every_fold(plan: Plan):
     assert len(plan.finetuned(SimpleNamespace(model="lcm", task="sex"))) == CONFIG["split"]["num_folds"]
 
 
+def test_a_covariate_is_predicted_only_on_purpose():
+    task = {"target": "iq", "levels": [], "cohorts": [], "allow_covariate": True}
+    assert Plan(CONFIG | {"tasks": {"iq": task}}, str, walk=False).study.tasks["iq"].target == "iq"
+
+
+def test_a_cross_cohort_study_has_a_fold_for_each_set_of_tested_cohorts():
+    split = CONFIG["split"] | {"design": "cross-cohort", "test_cohorts": [["taowu", "neurocon"], ["adni"]]}
+    plan = Plan(CONFIG | {"split": split}, str, walk=False)
+    folds = plan.finetuned(SimpleNamespace(model="lcm", task="sex"))
+    assert folds == [f"results/finetune/lcm/sex/fold-{fold}" for fold in (0, 1)]
+
+
+def _with_cohorts(folder: Path, *files: str) -> dict:
+    """Settings of a study of a dataset for each cohort file, with one task."""
+    sets = {f"LAB{i}": {"path": str(folder), "input": "bids", "cohort": file} for i, file in enumerate(files)}
+    return CONFIG | {"datasets": sets, "tasks": {"sex": CONFIG["tasks"]["sex"]}, "export": None}
+
+
+def test_a_labs_own_cohort_file_is_an_input_and_goes_by_its_stem(tmp_path: Path):
+    mine = shutil.copy(source_path("generic"), tmp_path / "mine.yaml")
+    config = _with_cohorts(tmp_path, str(mine), "abide")
+    config["tasks"]["sex"] = config["tasks"]["sex"] | {"cohorts": ["mine"]}
+    plan = Plan(config, str, walk=False)
+    assert plan.sources == sorted([str(mine), str(source_path("abide"))])
+
+
+def test_two_cohort_files_of_one_name_are_refused(tmp_path: Path):
+    mine = shutil.copy(source_path("generic"), tmp_path / "generic.yaml")
+    with pytest.raises(ValueError, match=r"datasets\.LAB1: .* are two files of one name"):
+        Plan(_with_cohorts(tmp_path, "generic", str(mine)), str, walk=False)
+
+
+def test_the_linkage_table_is_an_input_where_one_is_given(tmp_path: Path):
+    (tmp_path / "linkage.tsv").touch()
+    config = CONFIG | {"harmonize": CONFIG["harmonize"] | {"linkage": str(tmp_path / "linkage.tsv")}}
+    assert Plan(config, str, walk=False).linkage == str(tmp_path / "linkage.tsv")
+    assert Plan(CONFIG, str, walk=False).linkage == []
+
+
+def test_the_check_before_the_images_does_not_depend_on_how_labels_are_chosen():
+    other = CONFIG["harmonize"] | {"pseudo_labels": {}, "policies": {"adni": "mci_apart"}}
+    assert Plan(CONFIG | {"harmonize": other}, str, walk=False).checked == Plan(CONFIG, str, walk=False).checked
+    strict = CONFIG["harmonize"] | {"max_refused_share": 0.01}
+    assert Plan(CONFIG | {"harmonize": strict}, str, walk=False).checked != Plan(CONFIG, str, walk=False).checked
+
+
 def test_a_job_elsewhere_does_not_walk_the_data(tmp_path: Path):
     lab = {"LAB": {"path": str(tmp_path), "input": "bids", "cohort": "generic"}}
     config = CONFIG | {"datasets": lab, "tasks": {"sex": CONFIG["tasks"]["sex"]}, "export": None}
@@ -193,10 +241,29 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
         ("tasks", "sex", {"cohorts": ["abide3"]}, "task sex: cohorts has no 'abide3'"),
         ("tasks", "sex", {"datasets": ["LAB"]}, "task sex: datasets has no 'LAB'"),
         ("models", "ridge", {"architecture": "rigde"}, "model ridge: no architecture 'rigde'; known: majority, ridge"),
-        ("pretrain", "targets", ["sex", "iq"], "pretrain.targets: 'iq' is no BEI"),
+        ("pretrain", "targets", ["sex", "mood"], "pretrain.targets: 'mood' is no BEI"),
+        ("pretrain", "targets", ["sex", "iq"], "pretrain.targets: 'iq' is a covariate"),
+        ("tasks", "age", {"target": "iq"}, "task age: 'iq' is a covariate: it is there to describe people"),
+        (
+            "tasks",
+            "age",
+            {"target": "site", "allow_covariate": True},
+            "task age: 'site' cannot be predicted: its values are",
+        ),
+        ("tasks", "age", {"target": "motion", "allow_covariate": True}, "task age: 'motion' cannot be predicted"),
+        ("harmonize", "linkage", "nowhere.tsv", "harmonize.linkage: no such file: nowhere.tsv"),
+        ("harmonize", "policies", {"adni": "papers"}, "harmonize.policies.adni: papers; known: "),
+        (
+            "harmonize",
+            "pseudo_labels",
+            {"hcpa": {"autism": "healthy"}},
+            "harmonize.pseudo_labels.hcpa: autism = healthy",
+        ),
     ],
 )
-def test_a_task_or_model_that_names_what_does_not_exist_is_refused(block, entry, change, message):
+def test_a_task_or_model_that_names_what_does_not_exist_or_must_not_be_learned_is_refused(
+    block, entry, change, message
+):
     changed = CONFIG[block][entry] | change if isinstance(change, dict) else change
     config = CONFIG | {block: CONFIG[block] | {entry: changed}}
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -181,3 +181,21 @@ def test_a_missing_dataset_is_named(small_study: SmallStudy):
     assert run.returncode == 1
     assert "dataset LAB: no such folder: bids" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_swapped_phenotype_table_stops_the_study_before_any_image(small_study: SmallStudy):
+    people = [f"p{number:02d}" for number in range(12)]
+    for person in people:
+        write_image(
+            small_study.folder / f"bids/sub-{person}/func/sub-{person}_task-rest_bold.nii.gz", num_volumes=40, tr_s=2.0
+        )
+    rows = "".join(f"sub-{person}\tmale\t{20 + number}\n" for number, person in enumerate(people))
+    (small_study.folder / "bids/participants.tsv").write_text("participant_id\tage\tsex\n" + rows)
+    small_study.config["datasets"]["LAB"]["phenotypes"] = "bids"
+    run = small_study.snakemake()
+    assert run.returncode != 0
+    log = (small_study.folder / "logs/index/index.log").read_text()
+    assert "participants.tsv: column 'sex': 12 of 12 cells that say something are unknown codes" in log
+    assert not (small_study.folder / "results/index/scans.tsv").exists()
+    assert not (small_study.folder / "results/preprocess").exists()
+    assert not any(person in log for person in people)

@@ -2,15 +2,19 @@
 
 
 rule harmonize:
-    """One row a scan with its person, site and BEIs, and the cohort flow."""
+    """One row a scan with its person, family and BEIs; the cohort flow; counts of labels."""
     input:
         scans="results/index/scans.tsv",
         phenotypes=PLAN.phenotypes,
         sources=PLAN.sources,
+        linkage=PLAN.linkage,
         vocabulary=PLAN.vocabulary,
     output:
         bei="results/harmonize/bei.tsv",
+        shareable="results/harmonize/shareable.tsv",
+        dictionary="results/harmonize/bei.json",
         flow="results/harmonize/cohort_flow.tsv",
+        labels="results/harmonize/labels.tsv",
     log:
         "logs/harmonize/harmonize.log",
     benchmark:

@@ -17,8 +17,11 @@ checkpoint index:
     params:
         settings=settings("index"),
         code=code("index"),
+        checked=PLAN.checked,
         datasets=PLAN.datasets,
         listing=PLAN.listing,
     shell:
-        "python -m lcm index --datasets {params.datasets:q} --output results/index"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        # A phenotype table that cannot be right stops the study here, before any image is read.
+        "python -m lcm harmonize --check --datasets {params.datasets:q} --settings {params.checked:q} > {log:q} 2>&1"
+        " && python -m lcm index --datasets {params.datasets:q} --output results/index"
+        " --settings {params.settings:q} >> {log:q} 2>&1"

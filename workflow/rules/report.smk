@@ -8,6 +8,8 @@ rule report:
         connectomes=PLAN.all_connectomes,
         bei="results/harmonize/bei.tsv",
         flow="results/harmonize/cohort_flow.tsv",
+        labels="results/harmonize/labels.tsv",
+        vocabulary=PLAN.vocabulary,
         folds="results/split/folds.tsv",
         template=PLAN.page,
         atlas=PLAN.atlas,
@@ -16,6 +18,8 @@ rule report:
         page="results/report/index.html",
         benchmark="results/report/benchmark.tsv",
         outcomes="results/report/outcomes.tsv",
+        table_one="results/report/table_one.tsv",
+        site_effects="results/report/site_effects.tsv",
     log:
         "logs/report/report.log",
     benchmark:
@@ -32,5 +36,5 @@ rule report:
     shell:
         "python -m lcm report --results results --models {params.models:q} --tasks {params.tasks:q}"
         " --strategies {params.strategies:q} --atlas {params.atlas:q}"
-        " --output results/report"
+        " --vocabulary {input.vocabulary:q} --output results/report"
         " --settings {params.settings:q} > {log:q} 2>&1"
