@@ -1,20 +1,28 @@
-"""Split: put every person of the study into folds, stratified by cohort, diagnosis and sex, once for all models."""
+"""Split: put every person of the study into folds by the design asked for, families whole, once for all models."""
+
+# Shapes: G groups (families, else people), P people, K folds.
 
 from __future__ import annotations
 
 import argparse
-import zlib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcm.cohort.vocabulary import read_vocabulary
+from lcm.cohort.designs import DESIGNS
+from lcm.cohort.strata import by_cohort, generator_of, in_order, read_groups
 from lcm.config import Split
-from lcm.tables import BEI, FOLDS, TEST, TRAIN, VALIDATION, hashed, hashed_names, read_tsv, write_tsv
+from lcm.tables import BEI, FOLDS, TEST, TRAIN, UNUSED, VALIDATION, hashed, read_tsv, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
+
+TEST_EVERYONE = ("stratified", "leave-site-out")
+"""Designs that test every person of the study once; the others leave some out."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,103 +33,113 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Write folds.tsv."""
-    write_tsv(split(read_tsv(options.bei, BEI), options.settings), options.output, FOLDS)
+    folds = split(read_tsv(options.bei, BEI), options.settings)
+    write_tsv(folds, options.output, FOLDS)
+    _log_counts(folds)
 
 
 def methods(settings: Split) -> str:
-    """What this stage did, in a sentence or two for a paper."""
+    """What this stage did, in a few sentences for a paper."""
+    tested = {
+        "stratified": f"People were split into {settings.count} folds, stratified by cohort, diagnosis, site and sex",
+        "leave-site-out": (
+            f"Whole sites were tested, packed into {settings.count} folds of about equal numbers of people; people of "
+            "unknown site and of cohorts with one site were split by cohort, diagnosis and sex, so their site was trained on"
+        ),
+        "cross-cohort": "Whole cohorts were tested: "
+        + ", ".join(f"{' and '.join(cohorts)} in fold {fold}" for fold, cohorts in enumerate(settings.test_cohorts)),
+        "kfold": (
+            f"People of each cohort were split by scikit-learn's KFold over their sorted ids, shuffled with seed "
+            f"{settings.seed} and without strata, into {settings.count} folds"
+            + "".join(f" ({number} in {cohort})" for cohort, number in sorted(settings.cohort_folds.items()))
+            + f", of which the first {settings.count} were tested"
+        ),
+    }[settings.design]
     return (
-        f"People were split into {settings.num_folds} folds, stratified by cohort, diagnosis and sex; "
-        f"{settings.validation_share:.0%} of each fold's training people were kept for validation."
+        f"{tested}. Members of a known family, and a person's scans in several cohorts, were on one side of each fold; "
+        f"who had scans in the test sets of several folds was tested in the first and left out of the others. "
+        f"{settings.validation_share:.0%} of each fold's training people, stratified by cohort, diagnosis, site and sex, "
+        "were kept for validation."
     )
 
 
 def split(bei: pd.DataFrame, settings: Split) -> pd.DataFrame:
-    """The fold table: person_id, fold (0..K-1), role; K rows a person, sorted by person and fold.
+    """The fold table: person_id, group_id, fold (0..K-1), role; K rows a person, sorted by person and fold.
 
-    People of a cohort are ordered by diagnosis, then sex, and shuffled within; every K-th of them is tested together.
-    So each fold's share of any run of that order - a cohort, a diagnosis in it, a sex in that diagnosis - is within
-    one person of equal, however small the stratum: a stratum too small to split evenly is evened out with its
-    neighbours of the same diagnosis, then of the same cohort. Validation people are drawn likewise from the rest.
-    A cohort's folds depend on its own people and the seed alone, not on which other cohorts are in the study.
+    Groups are dealt, not people: who shares a group_id shares every role. Validation groups are drawn from a fold's
+    training groups, evenly over their strata, whatever the design. A cohort's stratified folds depend on its own people
+    and the seed alone, not on which other cohorts are in the study, where no group is in both.
 
-    Only observed labels stratify; a pseudo label counts as none. Raises ValueError when a person's rows disagree, or
-    when there are too few people for every fold to have all three roles.
+    Raises ValueError when a person's rows disagree, when the design does not fit the study, or when there are too few
+    people for every fold to have all three roles.
     """
-    import pandas as pd
-
-    people = _one_row_each(bei)
-    parts = [_split_cohort(str(cohort), own, settings) for cohort, own in people.groupby("cohort", sort=True)]
-    if not parts:
+    if bei.empty:
         raise ValueError("bei.tsv holds no one to split")
-    folds = _with_validation(pd.concat(parts).sort_values(["person_id", "fold"]).reset_index(drop=True))
-    roles = folds.groupby("fold")["role"].nunique()
-    if len(roles) < settings.num_folds or (roles < 3).any():
-        raise ValueError(
-            f"{len(people)} people are too few for {settings.num_folds} folds with train, validation and test each; "
-            "lower split.num_folds or add people"
-        )
+    groups = read_groups(bei)
+    role_GK = _roles(groups, DESIGNS[settings.design](bei, groups, settings), settings)
+    untested = int(((role_GK == TEST).sum(axis=1) != 1).sum())
+    if settings.design in TEST_EVERYONE and untested:
+        raise ValueError(f"design {settings.design} tests everyone once, but {untested} groups of people are not")
+    folds = _rows_of_people(bei, groups, role_GK)
+    for fold in range(settings.count):
+        absent = [role for role in (TRAIN, VALIDATION, TEST) if role not in role_GK[:, fold]]
+        if absent:
+            raise ValueError(
+                f"fold {fold} has no one to {' or '.join(absent)}: {bei['person_id'].nunique()} people are too few for "
+                f"{settings.count} folds with train, validation and test each; lower split.num_folds or add people"
+            )
     return folds
 
 
-def _one_row_each(bei: pd.DataFrame) -> pd.DataFrame:
-    """person_id, cohort, diagnosis and sex, sorted by person; people scanned in several datasets come once."""
-    import pandas as pd
-
-    diagnoses = [name for name, variable in read_vocabulary().items() if variable.group == "diagnosis"]
-    observed = {
-        name: bei[name].where(bei[f"{name}_source"] == "observed").fillna("").astype("object")
-        for name in (*diagnoses, "sex")
-    }
-    diagnosis = pd.Series("", index=bei.index, dtype="object")
-    for name in diagnoses:
-        diagnosis = diagnosis + "|" + observed[name]
-    people = pd.DataFrame(
-        {"person_id": bei["person_id"], "cohort": bei["cohort"], "diagnosis": diagnosis, "sex": observed["sex"]}
-    ).drop_duplicates()
-    torn = people.loc[people["person_id"].duplicated(), "person_id"].unique()
-    if len(torn):
-        raise ValueError(
-            f"bei.tsv: {len(torn)} people have scans that disagree in cohort, diagnosis or sex "
-            f"(sha256 of their ids begins {hashed_names(torn)}); a person's phenotype is one"
-        )
-    return people.sort_values("person_id").reset_index(drop=True)
+def _roles(groups: pd.DataFrame, asked_GK: np.ndarray, settings: Split) -> np.ndarray:
+    """Role (G, K) of every group in every fold, from what the folds ask about (lcm.cohort.designs)."""
+    again_GK = asked_GK & (asked_GK.cumsum(axis=1) > 1)
+    role_GK = np.select([again_GK, asked_GK], [UNUSED, TEST], TRAIN).astype(object)
+    stratum_G = groups["stratum"].to_numpy()
+    for cohort, places in by_cohort(groups).items():
+        for fold in range(settings.count):
+            # Not the design's own numbers: they have put these groups into an order before.
+            generator = generator_of(cohort, settings.seed, 1 + fold)
+            rest = places[role_GK[places, fold] == TRAIN]
+            ordered = rest[in_order(stratum_G[rest], generator)]
+            role_GK[ordered[_spread(len(ordered), settings.validation_share, generator.random())], fold] = VALIDATION
+    for fold in range(settings.count):
+        _let_one_validate(groups, role_GK[:, fold])
+    return role_GK
 
 
-def _split_cohort(cohort: str, people: pd.DataFrame, settings: Split) -> pd.DataFrame:
-    """Fold rows of one cohort's people."""
-    import pandas as pd
-
-    generator = np.random.default_rng([settings.seed, zlib.crc32(cohort.encode())])
-    ordered = _stratified_order(people, generator)
-    # A cohort begins at a fold of its own, or the first folds would collect every cohort's odd person.
-    test_fold = (np.arange(len(ordered)) + generator.integers(settings.num_folds)) % settings.num_folds
-    parts = []
-    for fold in range(settings.num_folds):
-        role = np.where(test_fold == fold, TEST, TRAIN).astype("object")
-        rest = _stratified_order(ordered[role == TRAIN], generator)
-        chosen = rest[_spread(len(rest), settings.validation_share, generator.random())]
-        role[ordered["person_id"].isin(chosen["person_id"])] = VALIDATION
-        parts.append(pd.DataFrame({"person_id": ordered["person_id"].to_numpy(), "fold": fold, "role": role}))
-    return pd.concat(parts)
-
-
-def _with_validation(folds: pd.DataFrame) -> pd.DataFrame:
-    """In a study so small that the share of its training people rounds to none, one of them validates all the same."""
-    role = folds["role"].copy()
-    for _, fold in folds.groupby("fold"):
-        train = fold.index[fold["role"] == TRAIN]
-        if VALIDATION not in set(fold["role"]) and len(train) > 1:
-            role[min(train, key=lambda row: hashed(str(folds.loc[row, "person_id"])))] = VALIDATION
-    return folds.assign(role=role)
-
-
-def _stratified_order(people: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    shuffled = people.sort_values("person_id").iloc[generator.permutation(len(people))]
-    return shuffled.sort_values(["diagnosis", "sex"], kind="stable")
+def _let_one_validate(groups: pd.DataFrame, role_G: np.ndarray) -> None:
+    """In a study so small that the share of its training groups rounds to none, one of them validates all the same."""
+    train = groups["group_id"][role_G == TRAIN]
+    if VALIDATION not in role_G and len(train) > 1:
+        role_G[min(train.index, key=lambda place: hashed(str(train[place])))] = VALIDATION
 
 
 def _spread(count: int, share: float, start: float) -> np.ndarray:
     """Mask [count] that takes `share` of the places evenly, beginning somewhere in the first stride (0 ≤ start < 1)."""
     steps = np.floor(np.arange(count + 1) * share + start)
     return np.diff(steps) > 0
+
+
+def _rows_of_people(bei: pd.DataFrame, groups: pd.DataFrame, role_GK: np.ndarray) -> pd.DataFrame:
+    import pandas as pd
+
+    people = bei[["person_id", "group_id"]].drop_duplicates().sort_values("person_id")
+    role_PK = role_GK[groups.set_index("group_id").index.get_indexer(people["group_id"])]
+    num_folds = role_GK.shape[1]
+    rows = people.loc[people.index.repeat(num_folds)].reset_index(drop=True)
+    fold = pd.Series(np.tile(np.arange(num_folds), len(people)))
+    return rows.assign(fold=fold, role=role_PK.ravel())
+
+
+def _log_counts(folds: pd.DataFrame) -> None:
+    for fold, rows in folds.groupby("fold"):
+        counts = rows["role"].value_counts().sort_index()
+        log.info("fold %s: %s people", fold, ", ".join(f"{count} {role}" for role, count in counts.items()))
+    people = folds.drop_duplicates("person_id")
+    members = people.groupby("group_id").size()
+    tested = folds.loc[folds["role"] == TEST, "person_id"].nunique()
+    log.info(
+        "%d people: %d families kept together (%d people), %d people never tested",
+        len(people), int((members > 1).sum()), int(members[members > 1].sum()), len(people) - tested,
+    )  # fmt: skip

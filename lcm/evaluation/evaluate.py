@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
 def methods(settings: Evaluate) -> str:
     """One sentence for a paper's methods section."""
     return (
-        "Every person was predicted once, by the model of the fold in which they were test people; scores of several scans "
+        "Every test person was predicted once, by the model of the fold that tests them; scores of several scans "
         "of a person were averaged. AUROC and average precision compare people of one fold. Intervals are 95 % percentile "
         f"intervals of {settings.num_bootstraps} bootstrap resamples of people, stratified by level and fold."
     )
@@ -60,12 +60,10 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
     Returns one row a person (and level, where a person's scans have several, as with cognitive states): fold, person_id,
     cohort, site, num_scans, truth, prediction, levels, scores. People without a label are left out and counted in the
     log. Raises ValueError when a bundle answers another task or fold, or has seen one of its test people, and
-    Unanswerable when a fold could not be fitted or no test person has a label.
+    Unanswerable when a fold with labelled test people could not be fitted, or no fold has any.
     """
     parts = []
     for fold in sorted(set(read_tsv(tables.folds, FOLDS)["fold"])):
-        bundle = weights / f"fold-{fold}"
-        _check_bundle(bundle, task, int(fold))
         cohort = read_cohort(tables, fold=int(fold), roles=("test",), cohorts=task.cohorts, datasets=task.datasets)
         labelled_N = labels_of(cohort, task.target, task.levels).weight_N > 0
         answered = cohort.keep(labelled_N)
@@ -73,7 +71,10 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
         log.info(
             "fold %d: %d people tested, %d without a label", fold, answered.rows["person_id"].nunique(), num_left_out
         )
+        # A fold that asks nobody needs no model, so that one that could not be fitted does not silence the others.
         if labelled_N.any():
+            bundle = weights / f"fold-{fold}"
+            _check_bundle(bundle, task, int(fold))
             parts.append(_rows_of_people(answered, task, predict(bundle, answered)).assign(fold=int(fold)))
     if not parts:
         raise Unanswerable(f"no test person with a connectome is labelled ({task.target})")

@@ -142,6 +142,33 @@ def test_a_task_that_one_fold_cannot_learn_is_not_run_and_says_why(study, finetu
     assert scores["num_people"].tolist() == [0]
 
 
+def test_a_fold_that_asks_nobody_of_the_task_need_not_have_been_fitted(study, finetuned):
+    path = study.folder / "folds.tsv"
+    folds = read_tsv(path, FOLDS)
+    # Fold 2 tests cohort AAA alone, which has no autism label, and leaves BBB, which has, on no side.
+    folds.loc[(folds["fold"] == 2) & folds["person_id"].str.startswith("bbb:"), "role"] = "unused"
+    write_tsv(folds, path, FOLDS)
+    autism = {"target": "autism", "levels": ["control", "autism"]}
+    weights = finetuned(autism)
+    assert not (weights / "fold-2" / MANIFEST).exists()
+    predictions, scores = evaluate(study, weights, autism)
+    assert set(predictions["fold"]) == {0, 1}
+    assert scores.loc[("all", "auroc"), "num_people"] == 20
+
+
+def test_people_on_no_side_of_a_fold_are_neither_learned_from_nor_asked(study, finetuned):
+    path = study.folder / "folds.tsv"
+    folds = read_tsv(path, FOLDS)
+    aside = folds[(folds["fold"] == 0) & (folds["role"] == "train")]["person_id"].iloc[:5]
+    folds.loc[(folds["fold"] == 0) & folds["person_id"].isin(aside), "role"] = "unused"
+    write_tsv(folds, path, FOLDS)
+    manifest = json.loads((finetuned(SEX) / "fold-0" / MANIFEST).read_text())
+    assert len(manifest["training_people"]) == 28 - 5
+    predictions, _ = evaluate(study, study.folder / "finetune", SEX)
+    assert predictions.loc[predictions["fold"] == 0, "person_id"].isin(aside).sum() == 0
+    assert len(predictions) == 60
+
+
 def test_a_fold_whose_test_people_lost_their_scans_leaves_the_others_their_scores(study, finetuned):
     weights = finetuned(SEX)
     folds = read_tsv(study.folder / "folds.tsv", FOLDS)
