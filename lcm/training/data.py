@@ -14,21 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lcm.tables import (
-    BEI,
-    FOLDS,
-    OK,
-    SCAN_KEY,
-    SCANS,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    atlas_name,
-    read_arrow,
-    read_tsv,
-    region_names,
-    square,
-)
+from lcm.array_tables import atlas_name, region_names, square
+from lcm.tables import BEI, FOLDS, OK, SCAN_KEY, SCANS, TEST, TRAIN, VALIDATION, read_arrow, read_tsv
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,6 +14,8 @@ from lcm.config import Finetune, Model, Task
 from lcm.models import architecture, check_size
 from lcm.models.labelled import Labelled
 from lcm.training.data import Cohort, add_table_flags, labels_of, read_cohort, tables_of
+from lcm.training.site_correction import check_covariates, correct, weights_alone
+from lcm.training.site_correction import methods as combat_methods
 from lcm.training.weights import Manifest, Unanswerable, learned_from, load_bundle, save_bundle, save_refusal
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def methods(settings: Finetune) -> str:
         f"Each model was fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
         f"{settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
         f"{settings.max_epochs} epochs) kept the epoch, and ridge regression the penalty, that did best on the fold's "
-        "validation people."
+        "validation people." + combat_methods(settings.combat)
     )
 
 
@@ -54,6 +56,7 @@ def main(options: Namespace) -> None:
     model = Model.model_validate(json.loads(options.model_definition))
     task = Task.model_validate(json.loads(options.definition))
     check_start(options.model, model, options.weights)
+    check_covariates(settings.combat, (task.target,), "finetune")
     cohort = read_cohort(
         tables_of(options),
         fold=options.fold,
@@ -68,6 +71,7 @@ def main(options: Namespace) -> None:
         save_refusal(options.output, f"fold {options.fold}: {reason}")
         return
     cohort = few_shot(cohort, task, share=settings.train_share, seed=settings.seed)
+    cohort, estimates, combat_sites = correct(cohort, settings.combat, (task.target,))
     if architecture(model.architecture).kind == "estimator":
         weights, more = fit_estimator(model, task, cohort)
     else:
@@ -80,9 +84,10 @@ def main(options: Namespace) -> None:
         task=task,
         **learned_from(cohort),
         settings=settings.model_dump(mode="json"),
+        combat_sites=combat_sites,
         **more,
     )
-    save_bundle(options.output, weights, manifest)
+    save_bundle(options.output, weights | estimates, manifest)
 
 
 def check_start(name: str, model: Model, weights: Path | None) -> None:
@@ -163,8 +168,9 @@ def _started_network(
         return network, {"vocabulary": vocabulary}
     bundle, arrays = load_bundle(options.weights, regions=cohort.regions, atlas=cohort.atlas)
     _check_pretrained(options.weights, bundle, model, options.fold)
+    _check_combat(options.weights, bundle, settings)
     network = build_network(model, len(bundle.regions), bundle.tokens, seed=settings.seed)
-    load_arrays(network, arrays)
+    load_arrays(network, weights_alone(arrays))
     unseen = [token for token in wanted if token not in network.tokens]
     network.append_tokens(unseen)
     if unseen and not task.levels:
@@ -187,3 +193,10 @@ def _check_pretrained(folder: Path, bundle: Manifest, model: Model, fold: int) -
             f"{folder}: weights of {bundle.model.architecture} {bundle.model.size}, "
             f"the model wants {model.architecture} {model.size}"
         )
+
+
+def _check_combat(folder: Path, bundle: Manifest, settings: Finetune) -> None:
+    """Raise ValueError when the weights learned from connectivity that was corrected in another way."""
+    theirs, ours = bundle.settings.get("combat"), settings.model_dump(mode="json")["combat"]
+    if theirs != ours:
+        raise ValueError(f"{folder}: pretrain.combat is {theirs} and finetune.combat is {ours}; make them alike")

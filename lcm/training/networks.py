@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lcm.array_tables import square
 from lcm.config import Model, Training
 from lcm.models import architecture, check_size
 from lcm.models.large_connectome_model import Target
-from lcm.tables import square
 from lcm.training.data import Cohort, labels_of
 from lcm.training.loop import InMemory, State, seed_everything, train
 

@@ -7,15 +7,17 @@ from typing import Literal
 
 import numpy as np
 
-from lcm.config import Task
+from lcm.config import Combat, Task
 from lcm.models import architecture
 from lcm.training.data import Cohort
+from lcm.training.site_correction import correct_like, weights_alone
 from lcm.training.weights import Manifest, hash_people, load_bundle
 
 
 def predict(folder: Path, cohort: Cohort, *, seen_people: Literal["refuse", "allow"] = "refuse") -> np.ndarray:
     """Scores of every scan of a cohort by a finetune bundle, float64.
 
+    Site effects leave the connectomes by the bundle's own ComBat estimates, where it has some. Returns
     (N, K) probabilities in the order of the task's levels, or (N, 1) values for a continuous target. Raises ValueError
     for another atlas or region order, for a bundle of pretrain and, unless `seen_people` is "allow", when a scan
     belongs to a person whom fitting, choosing the epoch or pretraining has seen.
@@ -25,10 +27,14 @@ def predict(folder: Path, cohort: Cohort, *, seen_people: Literal["refuse", "all
         raise ValueError(f"{folder}: a bundle of pretrain answers no task; give one of finetune")
     if seen_people == "refuse":
         _check_unseen(folder, manifest, cohort)
+    if manifest.settings.get("combat") is not None:
+        combat = Combat.model_validate(manifest.settings["combat"])
+        cohort = correct_like(cohort, arrays, combat, (manifest.task.target,))
+    weights = weights_alone(arrays)
     loaded = architecture(manifest.model.architecture)
     if loaded.kind == "estimator":
-        return np.asarray(loaded.load()(arrays).predict(cohort.edges_NE), dtype=np.float64)
-    return _predict_network(manifest, manifest.task, arrays, cohort.edges_NE)
+        return np.asarray(loaded.load()(weights).predict(cohort.edges_NE), dtype=np.float64)
+    return _predict_network(manifest, manifest.task, weights, cohort.edges_NE)
 
 
 def _check_unseen(folder: Path, manifest: Manifest, cohort: Cohort) -> None:

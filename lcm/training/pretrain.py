@@ -13,6 +13,8 @@ from lcm.models.large_connectome_model import LargeConnectomeModel, Target, toke
 from lcm.training.data import Cohort, add_table_flags, is_continuous, labels_of, levels_of, read_cohort, tables_of
 from lcm.training.loop import State
 from lcm.training.networks import arrays_of, build_network, start_at_mean, train_on
+from lcm.training.site_correction import check_covariates, correct
+from lcm.training.site_correction import methods as combat_methods
 from lcm.training.weights import Manifest, learned_from, save_bundle
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def methods(settings: Pretrain) -> str:
         f"Networks were pretrained on the training people of each fold to predict {', '.join(settings.targets)} "
         f"(AdamW, learning rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of "
         f"{settings.batch_size}, at most {settings.max_epochs} epochs), missing labels masked; the epoch with the lowest "
-        "loss on held-out people of the same fold was kept."
+        "loss on held-out people of the same fold was kept." + combat_methods(settings.combat)
     )
 
 
@@ -45,7 +47,9 @@ def main(options: Namespace) -> None:
         raise ValueError(f"model '{options.model}' starts from scratch; only `start: pretrained` is pretrained")
     if architecture(model.architecture).kind != "network":
         raise ValueError(f"architecture '{model.architecture}' has nothing to pretrain; use `start: scratch`")
+    check_covariates(settings.combat, settings.targets, "pretrain")
     cohort = read_cohort(tables_of(options), fold=options.fold, roles=("train", "validation"))
+    cohort, estimates, combat_sites = correct(cohort, settings.combat, settings.targets)
     vocabulary = find_vocabulary(cohort.of_role("train"), settings)
     network, state = learn(model, cohort, vocabulary, settings)
     manifest = Manifest(
@@ -57,9 +61,10 @@ def main(options: Namespace) -> None:
         tokens=network.tokens,
         **learned_from(cohort),
         settings=settings.model_dump(mode="json"),
+        combat_sites=combat_sites,
         results={"best_epoch": state.best_epoch, "validation_loss": state.best_loss},
     )
-    save_bundle(options.output, arrays_of(network), manifest)
+    save_bundle(options.output, arrays_of(network) | estimates, manifest)
 
 
 def learn(

@@ -50,6 +50,9 @@ class Manifest(Settings):
         default=(), description="finetune from pretrained weights: hash_person of everyone those had seen, sorted"
     )
     settings: dict[str, Any] = Field(description="the stage's section of config.yaml")
+    combat_sites: dict[str, int] = Field(
+        default_factory=dict, description="site corrected by ComBat → training people behind its estimates"
+    )
     results: dict[str, float] = Field(default_factory=dict, description="best epoch and its validation loss")
     weights_sha256: str = Field(default="", description="SHA-256 of weights.safetensors; filled in by save_bundle")
 

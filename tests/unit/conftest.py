@@ -40,7 +40,8 @@ def write_connectomes(path: Path, scans: list[str], edges_NE: np.ndarray, region
     """An FC table in which every scan is ok."""
     import pyarrow as pa
 
-    from lcm.tables import connectome_schema, write_arrow
+    from lcm.array_tables import connectome_schema
+    from lcm.tables import write_arrow
 
     schema = connectome_schema(regions, "tiny", "9P")
     columns = {
@@ -86,6 +87,7 @@ def _people(generator: np.random.Generator) -> tuple[pd.DataFrame, np.ndarray]:
             "autism": np.where(dataset == "AAA", None, np.array(["control", "autism"])[autism]),
         }
     )
+    frame["group_id"] = frame["person_id"]
     for name in ("sex", "age", "autism"):
         frame[f"{name}_source"] = np.where(frame[name].isna(), "missing", "observed")
     return frame, np.tanh(edges_NE)
@@ -109,7 +111,7 @@ def study(tmp_path: Path) -> StudyOnDisk:
     for fold in (0, 1, 2):
         place = (np.arange(NUM_PEOPLE) - 10 * fold) % 30
         role = np.select([place < 10, place < 16], ["test", "validation"], "train")
-        folds.append(pd.DataFrame({"person_id": frame["person_id"], "fold": fold, "role": role}))
+        folds.append(frame[["person_id", "group_id"]].assign(fold=fold, role=role))
     write_tsv(pd.concat(folds), tmp_path / "folds.tsv", FOLDS)
     return StudyOnDisk(tmp_path, frame)
 

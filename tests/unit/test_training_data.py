@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, square, write_arrow, write_tsv
+from lcm.array_tables import square
+from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, write_arrow, write_tsv
 from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, tables_of
 from tests.unit.conftest import write_connectomes
 
