@@ -9,26 +9,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from lcm.array_tables import connectome_schema, denoised_schema, series_schema
 from lcm.atlas import load_atlas
 from lcm.evaluation.evaluate import write_predictions
 from lcm.evaluation.metrics import score
 from lcm.evaluation.motion_effects import distances
 from lcm.imaging.strategy import strategy_path
-from lcm.tables import (
-    BEI,
-    COHORT_FLOW,
-    OK,
-    RUNS,
-    SCANS,
-    SCORES,
-    connectome_schema,
-    denoised_schema,
-    excluded,
-    failed,
-    series_schema,
-    write_arrow,
-    write_tsv,
-)
+from lcm.tables import BEI, COHORT_FLOW, LABELS, OK, RUNS, SCANS, SCORES, excluded, failed, write_arrow, write_tsv
 
 NUM_REGIONS, NUM_VOLUMES = 20, 60
 REGIONS = list(load_atlas("AAL").names[:NUM_REGIONS])
@@ -175,9 +162,26 @@ def _plant_preprocess(folder: Path, rows: pd.DataFrame, outcomes: list[str]) -> 
 
 def _plant_cohorts(results: Path, scans: pd.DataFrame) -> None:
     cohort = scans["dataset"].map({name: kind[1] for name, kind in DATASETS.items()})
-    bei = scans[["dataset", "scan", "participant_id"]].assign(cohort=cohort, session_id=None, site="here")
-    bei = bei.assign(person_id=cohort + ":" + scans["participant_id"].str.removeprefix("sub-"), sex="female")
+    bei = scans[["dataset", "scan", "participant_id"]].assign(cohort=cohort, session_id=None)
+    bei = bei.assign(person_id=cohort + ":" + scans["participant_id"].str.removeprefix("sub-"))
+    bei["group_id"] = bei["person_id"]
+    place = scans.groupby("dataset").cumcount()
+    cells = {
+        "sex": place.map(lambda i: "female" if i % 4 == 0 else "male"),
+        "age": (20.0 + place).map(repr),
+        "autism": place.map(lambda i: "autism" if i % 2 else "control").where(cohort == "abide", None),
+        "alzheimers": cohort.map({"hcpa": "control", "abide": None}),
+        "site": place.map(lambda i: "Pitt" if i % 3 else "Yale").where(cohort == "abide", None),
+    }
+    for name, values in cells.items():
+        source = values.notna().map({True: "pseudo" if name == "alzheimers" else "observed", False: "missing"})
+        bei = bei.assign(**{name: values, f"{name}_source": source})
     write_tsv(bei, results / "harmonize" / "bei.tsv", BEI)
+    labels = [("hcpa", "sex", "female", "observed", 1, 1), ("hcpa", "sex", "male", "observed", 3, 3)]
+    labels += [("hcpa", "alzheimers", "control", "pseudo", 4, 4), ("hcpa", "autism", None, "missing", 4, 4)]
+    labels += [("abide", "autism", level, "observed", 20, 20) for level in ("control", "autism")]
+    labels += [("abide", "age", "any", "observed", 38, 38), ("abide", "age", None, "missing", 2, 2)]
+    write_tsv(pd.DataFrame(labels, columns=list(LABELS.columns)), results / "harmonize" / "labels.tsv", LABELS)
     rows = []
     for _, name, count in DATASETS.values():
         rows += [(name, "rows read", "people.csv", count + 7), (name, "rows excluded", "people.csv: later visit", 2)]

@@ -81,16 +81,18 @@ class TaskTable:
         return [f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in self.metrics]
 
 
-def people_of_level(num_per_level: str) -> dict[str, int]:
-    """`control=20;autism=18` as a mapping; empty for a continuous target."""
+def people_of_level(num_per_level: str) -> dict[str, str]:
+    """`control=20;autism=18` as a mapping to text, since a public table hides some; empty for a continuous target."""
     if "=" not in num_per_level:
         return {}
-    return {level: int(count) for level, count in (part.rsplit("=", 1) for part in num_per_level.split(";"))}
+    parts = [part.rpartition("=") for part in num_per_level.split(";")]
+    return {level: count for level, _, count in parts}
 
 
 def fewest(num_per_level: str, num_people: int) -> int:
-    """People of the rarest level, all people of a continuous target."""
-    return min(people_of_level(num_per_level).values(), default=num_people)
+    """People of the rarest level, none where it is hidden; all people of a continuous target."""
+    counts = people_of_level(num_per_level).values()
+    return min((int(count) if count.isdigit() else 0 for count in counts), default=num_people)
 
 
 def task_tables(scores: pd.DataFrame, *, min_people: int) -> list[TaskTable]:

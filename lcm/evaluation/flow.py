@@ -1,29 +1,28 @@
-"""Where every row and every scan went: the cohort flow and the outcome counts, which must add up."""
+"""Where every row, person and scan went: the cohort flow and the outcome counts, which must add up."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from lcm.evaluation.suppression import HIDDEN, mark
 from lcm.tables import OK, read_arrow
 
 SCAN_STAGES = ("index", "preprocess", "parcellate", "denoise", "correlate")
 """Stages a scan passes, in running order; a ready series enters at one of the last two."""
 
-LEDGERS = (
-    ("rows read", ("rows excluded",), "rows kept"),
-    ("people described", ("people without a scan",), "people matched"),
-    ("scans indexed", ("scans without a phenotype row",), "scans matched"),
-)
-"""The sums of the `cohort_flow` table: start, what goes, what is left."""
-
-CELL_STEPS = ("unknown code", "implausible value", "set aside", "column absent")
-"""Steps that count cells left missing; they stand beside the sums."""
+LEDGERS = {
+    "Rows of the cohort's tables": ("rows read", ("rows excluded",), "rows kept"),
+    "People the tables describe": ("people described", ("people without a scan",), "people matched"),
+    "Scans and their phenotype rows": ("scans indexed", ("scans without a phenotype row",), "scans matched"),
+}
+"""The sums of the `cohort_flow` table: start, what goes, what is left. Other steps stand beside them: links, cells left
+missing."""
 
 _PARTICIPANT = re.compile(
     r"\b[A-Za-z]+(?:_[A-Za-z0-9]+)?_\d{7}\b"
@@ -105,41 +104,86 @@ def count_outcomes(outcomes: pd.DataFrame, num_indexed: Mapping[str, int]) -> pd
 
 @dataclass(frozen=True)
 class Step:
-    """One line of a cohort's flow; `kind` is start, minus, total or beside."""
+    """One line of a cohort's flow; `kind` is start, minus, total, end (what the study is made of) or beside."""
 
     kind: str
     label: str
     count: int
+    hidden: str = ""
+    """What stands in place of the count on a public page; empty where it is shown."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines of a flow that add up: one start, what goes, what is left; or counts that stand beside such sums."""
+
+    title: str
+    steps: list[Step]
 
 
 @dataclass(frozen=True)
 class CohortFlow:
-    """A cohort from its own tables to usable connectomes."""
+    """A cohort from its own tables to the people with a usable connectome."""
 
     cohort: str
-    steps: list[Step]
+    blocks: list[Block]
 
 
 def cohort_flows(flow: pd.DataFrame, bei: pd.DataFrame, outcomes: pd.DataFrame) -> list[CohortFlow]:
     """One flow a cohort, in the order of the `cohort_flow` table; raises ValueError where a sum does not hold."""
-    known = outcomes.merge(bei[["dataset", "scan", "cohort"]], on=["dataset", "scan"], how="left", validate="1:1")
+    columns = ["dataset", "scan", "cohort", "person_id"]
+    known = outcomes.merge(bei[columns], on=["dataset", "scan"], how="left", validate="1:1")
     if known["cohort"].isna().any():
         raise ValueError(
             f"bei.tsv: {int(known['cohort'].isna().sum())} indexed scans have no row; run harmonize again after index"
         )
+    ledger_steps = {step for start, minus, total in LEDGERS.values() for step in (start, *minus, total)}
     flows = []
     for cohort, rows in flow.groupby("cohort", sort=False):
-        steps = [step for ledger in LEDGERS for step in _ledger(str(cohort), rows, *ledger)]
+        blocks = [Block(title, _ledger(str(cohort), rows, *ledger)) for title, ledger in LEDGERS.items()]
         scans = known[known["cohort"] == cohort]
         indexed = int(rows.loc[rows["step"] == "scans indexed", "count"].sum())
         if indexed != len(scans):
             raise ValueError(f"cohort {cohort}: {indexed} scans in cohort_flow.tsv, {len(scans)} with an outcome")
-        beside = rows[rows["step"].isin(CELL_STEPS)]
-        cells = [
-            Step("beside", f"cells left missing, {row.step}: {row.reason}", int(row.count_)) for row in _named(beside)
-        ]
-        flows.append(CohortFlow(str(cohort), [*steps, *_to_connectomes(scans), *cells]))
+        blocks += [Block("Scans and their connectomes", _scans(scans)), Block("People of the study", _people(scans))]
+        beside = rows[~rows["step"].isin(ledger_steps)]
+        cells = [Step("beside", f"{row.step}: {row.reason}", int(row.count_)) for row in _named(beside)]
+        blocks.append(Block("Beside the sums", cells))
+        flows.append(CohortFlow(str(cohort), [block for block in blocks if block.steps]))
     return flows
+
+
+def suppressed(flow: CohortFlow, counts: pd.DataFrame, min_cell: int) -> CohortFlow:
+    """The flow with small counts hidden, for a public page; `counts` is the `outcomes` table.
+
+    An outcome that is rare in one dataset is hidden in every flow, or its other datasets would be subtracted from it.
+
+    Where one is, no start and no subtotal of this cohort is shown either: blocks share numbers, and a sum would give the
+    small count away. Reasons why few cells are missing go altogether, since they quote the cells.
+    """
+    rare = set(counts.loc[counts["count"] < min_cell, "outcome"])
+    small = {
+        step
+        for block in flow.blocks
+        for step in block.steps
+        if step.kind != "beside" and (0 < step.count < min_cell or step.label in rare)
+    }
+
+    def shown(step: Step) -> Step:
+        if small and step.kind in ("start", "total"):
+            return replace(step, hidden=HIDDEN)
+        return replace(step, hidden=mark(min_cell)) if step in small else step
+
+    blocks = [
+        Block(block.title, [shown(step) for step in block.steps if step.kind != "beside" or step.count >= min_cell])
+        for block in flow.blocks
+    ]
+    return CohortFlow(flow.cohort, [block for block in blocks if block.steps])
+
+
+def suppressed_counts(counts: pd.DataFrame, min_cell: int) -> pd.DataFrame:
+    """The `outcomes` table with small counts missing; what they could be subtracted from is not shown beside it."""
+    return counts.assign(count=counts["count"].astype("Int64").where(counts["count"] >= min_cell))
 
 
 def _named(rows: pd.DataFrame) -> list[Any]:
@@ -169,9 +213,17 @@ def _label(step: str, reason: str) -> str:
     return reason if step == "rows excluded" else f"{step}: {reason}"
 
 
-def _to_connectomes(scans: pd.DataFrame) -> list[Step]:
+def _scans(scans: pd.DataFrame) -> list[Step]:
     """From the cohort's indexed scans to connectomes, by outcome."""
     counts = scans["outcome"].map(public).value_counts().sort_index()
     lines = [Step("minus", str(outcome), int(count)) for outcome, count in counts.items() if outcome != OK]
     usable = int(counts.get(OK, 0))
-    return [Step("start", "scans indexed", len(scans)), *lines, Step("total", "connectomes", usable)]
+    return [Step("start", "scans indexed", len(scans)), *lines, Step("end", "usable connectomes", usable)]
+
+
+def _people(scans: pd.DataFrame) -> list[Step]:
+    """From the people scanned to those of the study, who have one usable connectome or more."""
+    scanned = scans["person_id"].nunique()
+    usable = scans.loc[scans["outcome"] == OK, "person_id"].nunique()
+    gone = [Step("minus", "without a usable connectome", scanned - usable)] if scanned > usable else []
+    return [Step("start", "people scanned", scanned), *gone, Step("end", "people in the study", usable)]

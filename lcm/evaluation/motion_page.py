@@ -11,6 +11,7 @@ import numpy as np
 from lcm.evaluation import figures
 from lcm.evaluation.motion_effects import MIN_PEOPLE, MotionEffect
 from lcm.evaluation.quality_page import FigureView, number
+from lcm.evaluation.suppression import mark
 
 COLUMNS = (
     "Dataset",
@@ -53,12 +54,12 @@ class MotionSection:
     """Empty where every dataset has its numbers."""
 
 
-def motion_section(effects: Sequence[MotionEffect]) -> MotionSection:
-    """Table, figures and remarks of the section."""
+def motion_section(effects: Sequence[MotionEffect], *, min_cell: int = 0) -> MotionSection:
+    """Table, figures and remarks of the section; a dataset loses its counts where one is above 0 and below `min_cell`."""
     by_dataset = [(name, list(found)) for name, found in groupby(effects, key=lambda effect: effect.dataset)]
     shown = [(name, [e for e in found if np.isfinite(e.qc_fc_E).any()]) for name, found in by_dataset]
     return MotionSection(
-        rows=[_row(effect) for effect in effects],
+        rows=[row for _, found in by_dataset for row in _rows(found, min_cell)],
         cards=[
             MotionCard(name, [_distribution(name, found), _distance(name, found)]) for name, found in shown if found
         ],
@@ -75,13 +76,21 @@ def _missing(by_dataset: list[tuple[str, list[MotionEffect]]]) -> str:
     return f"n/a: fewer than {MIN_PEOPLE} scans with motion: {'; '.join(names)}." if names else ""
 
 
-def _row(effect: MotionEffect) -> MotionRow:
+def _rows(effects: Sequence[MotionEffect], min_cell: int) -> list[MotionRow]:
+    """Rows of one dataset; strategies share its people, so that one small count hides the others too."""
+    counts = [(effect.num_scans, effect.num_refused, effect.num_people) for effect in effects]
+    hides = any(0 < count < min_cell for of_strategy in counts for count in of_strategy)
+    texts = [tuple(mark(min_cell) if hides else str(count) for count in of_strategy) for of_strategy in counts]
+    return [_row(effect, *shown) for effect, shown in zip(effects, texts, strict=True)]
+
+
+def _row(effect: MotionEffect, num_scans: str, num_refused: str, num_people: str) -> MotionRow:
     cells = [
-        str(effect.num_scans),
-        str(effect.num_refused),
+        num_scans,
+        num_refused,
         number(100 * effect.kept_share, 0),
         number(effect.residual_dof, 0),
-        str(effect.num_people),
+        num_people,
         number(effect.median_abs, 3),
         number(100 * effect.share_significant, 1),
         number(effect.distance_dependence, 2).replace("-", "−"),

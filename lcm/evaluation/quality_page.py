@@ -50,14 +50,18 @@ class QualityCard:
 
 
 def quality_cards(
-    results: Path, strategy: str, batches: Mapping[str, list[str]], *, num_overlays: int
+    results: Path, strategy: str, batches: Mapping[str, list[str]], *, num_overlays: int, single_scans: bool = True
 ) -> list[QualityCard]:
-    """One card a dataset that has usable scans under the strategy, in the order of `batches`."""
+    """One card a dataset that has usable scans under the strategy, in the order of `batches`.
+
+    `single_scans`: with the figures in which one person's scan can be seen (carpet, registration, histogram of motion).
+    """
     cards = []
     for dataset, names in batches.items():
         quality = inspect(results, strategy, dataset, names, num_overlays=num_overlays)
         if quality is not None:
-            cards.append(_card(quality, censoring_limit(results, strategy, dataset, names)))
+            limit = censoring_limit(results, strategy, dataset, names)
+            cards.append(_card(quality, limit, single_scans=single_scans))
     return cards
 
 
@@ -66,7 +70,7 @@ def number(value: float, digits: int) -> str:
     return "n/a" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _card(quality: Quality, fd_limit_mm: float | None) -> QualityCard:
+def _card(quality: Quality, fd_limit_mm: float | None, *, single_scans: bool) -> QualityCard:
     scans = quality.scans
     kept = float((100 * scans["num_kept"] / scans["num_volumes"]).median())
     median_R = np.nanmedian(quality.coverage_NR, axis=0) if len(quality.coverage_NR) else np.array([])
@@ -82,8 +86,8 @@ def _card(quality: Quality, fd_limit_mm: float | None) -> QualityCard:
         quality.atlas,
         quality.strategy,
     ]
-    views = [_connectome(quality), *_carpet(quality, fd_limit_mm)]
-    views += _coverage(quality, median_R) + _motion(quality) + _overlays(quality)
+    views = [_connectome(quality), *(_carpet(quality, fd_limit_mm) if single_scans else [])]
+    views += _coverage(quality, median_R) + (_motion(quality) + _overlays(quality) if single_scans else [])
     return QualityCard(quality.dataset, numbers, views, _remarks(quality))
 
 

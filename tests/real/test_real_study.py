@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
+from lcm.array_tables import region_names, square
 from lcm.atlas import load_atlas
-from lcm.tables import BEI, OUTCOMES, SCORES, read_arrow, read_tsv, region_names, square
+from lcm.tables import BEI, OUTCOMES, SCORES, read_arrow, read_tsv
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import SmallStudy
 

@@ -24,7 +24,20 @@ from lcm.evaluation.metrics import not_run
 from lcm.evaluation.preprocessing import preprocessing_rows, read_runs
 from lcm.evaluation.quality import censoring_limit, inspect
 from lcm.evaluation.report import main, read_scores
-from lcm.tables import COHORT_FLOW, OUTCOMES, RUNS, SCANS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
+from lcm.evaluation.table_one import VOCABULARY
+from lcm.tables import (
+    COHORT_FLOW,
+    OUTCOMES,
+    RUNS,
+    SCANS,
+    SCORES,
+    SITE_EFFECTS,
+    TABLE_ONE,
+    read_arrow,
+    read_tsv,
+    write_arrow,
+    write_tsv,
+)
 from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, STRATEGIES, plant
 
 
@@ -40,6 +53,7 @@ def report(
             atlas="AAL",
             results=results,
             output=results / "report",
+            vocabulary=VOCABULARY,
             verdict=verdict,
             settings=settings,
         )
@@ -157,12 +171,80 @@ def test_a_cohort_flow_that_does_not_add_up_stops_the_report(results, step):
 def test_a_cohort_flows_down_to_its_connectomes(page):
     card = page[page.index("<strong>hcpa</strong>") : page.index("<strong>abide</strong>")]
     numbers = [part.split("<")[0] for part in card.split('class="number">')[2:]]
-    assert numbers == ["11", "−2", "9", "9", "−5", "4", "4", "4", "4", "−1", "−1", "2"]
+    assert numbers == ["11", "−2", "9", "9", "−5", "4", "4", "4", "4", "−1", "−1", "2", "4", "−2", "2"]
+
+
+def test_table_one_of_the_page_is_the_file(reported, page):
+    table = read_tsv(reported / "report" / "table_one.tsv", TABLE_ONE).set_index(
+        ["cohort", "group", "variable", "level"]
+    )
+    people = table.loc[("abide", slice(None), "people"), "value"].droplevel(["cohort", "variable", "level"])
+    assert people.to_dict() == {"all": "40", "autism: control": "20", "autism: autism": "20"}
+    section = page[page.index('id="people"') : page.index('id="labels"')]
+    row = section[section.index('<th scope="row">Sex: female</th>') :].split("</tr>")[0]
+    assert re.findall(r"number\">([^<]+)<", row) == ["10 (25.0 %)", "10 (50.0 %)", "0 (0.0 %)"]
+
+
+def test_assumed_labels_are_told_from_observed_ones(page):
+    section = page[page.index('id="labels"') : page.index('id="sites"')]
+    row = section[section.index('<td class="name">alzheimers') :].split("</tr>")[0]
+    assert "assumed in part" in row
+    assert "control 4 (assumed)" in row
+    assert re.findall(r'data-value="(\d+)"', row) == ["0", "4", "0"]
+    assert section.count("assumed in part") == 1
+
+
+def test_planted_motion_is_in_the_site_section_and_what_was_not_run_says_why(reported, page):
+    table = read_tsv(reported / "report" / "site_effects.tsv", SITE_EFFECTS).set_index(
+        ["cohort", "predicted", "combat"]
+    )
+    assert table.loc[("abide", "motion", "off"), "value"] > 0.9
+    section = page[page.index('id="sites"') : page.index('id="outcomes"')]
+    assert f">{table.loc[('abide', 'motion', 'off'), 'value']:.2f}<" in section
+    assert "hcpa, motion: not run: 2 people with known head motion, 30 needed." in section
+
+
+@pytest.fixture(scope="module")
+def public_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = plant(tmp_path_factory.mktemp("public"))
+    report(results, share="public")
+    return results / "report" / "index.html"
+
+
+def test_a_public_report_hides_what_few_people_have(public_page, page):
+    text = public_page.read_text(encoding="utf-8")
+    assert "Small counts are hidden." in text
+    assert "Small counts are hidden." not in page
+    flow = text[text.index("<strong>hcpa</strong>") : text.index("<strong>abide</strong>")]
+    assert [part.split("<")[0] for part in flow.split('class="number">')[2:]] == [
+        *("hidden", "&lt;5*", "hidden", "hidden", "−5", "hidden", "hidden", "hidden", "hidden"),
+        *("&lt;5*", "&lt;5*", "&lt;5*", "hidden", "&lt;5*", "&lt;5*"),
+    ]
+    table = read_tsv(public_page.with_name("table_one.tsv"), TABLE_ONE)
+    assert set(table.loc[table["cohort"] == "hcpa", "value"].dropna()) == {"<5*", "hidden"}
+    counts = read_tsv(public_page.with_name("outcomes.tsv"), OUTCOMES).set_index(["dataset", "outcome"])["count"]
+    assert counts["RAW"].isna().all()
+    assert counts["READY", "ok"] == 40
+
+
+def test_a_public_report_shows_no_single_scan_and_no_dataset_of_few(public_page):
+    text = public_page.read_text(encoding="utf-8")
+    shown = text[text.index('id="quality"') : text.index('id="methods"')]
+    assert 'scope="row">RAW<' not in shown
+    assert 'scope="row">READY<' in shown
+    assert not any(word in shown for word in ("Carpet", "Registration", "Histogram of mean framewise"))
+    assert len(Elements(text).of("img")) == 4
+
+
+def test_the_verdict_of_a_public_report_says_at_least_how_many(public_page, capsys):
+    assert report(public_page.parents[1], verdict=True) == 1
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "40 or more scans: 40 or more ok, 0 or more excluded, 0 or more failed"
 
 
 def test_no_participant_is_named(reported, page):
     assert PRIVATE not in page
-    for name in ("benchmark.tsv", "outcomes.tsv"):
+    for name in ("benchmark.tsv", "outcomes.tsv", "table_one.tsv", "site_effects.tsv"):
         assert PRIVATE not in (reported / "report" / name).read_text(encoding="utf-8")
 
 
