@@ -1,4 +1,4 @@
-"""Write what is generated from the code: the config's JSON schema, the README's stage table and rule graph, the strategies."""
+"""Write what is generated from the code: JSON schema, stage table and rule graph, tables of strategies, cohorts and BEIs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ sys.path.insert(0, str(REPOSITORY))
 import pandas as pd
 import yaml
 
+from lcm.cohort.source import read_source, source_names
+from lcm.cohort.vocabulary import read_vocabulary
 from lcm.config import STAGE_ROOMS, Study
 from lcm.imaging.strategy import read_strategy
 from lcm.tables import OK, SCANS, write_tsv
@@ -24,6 +26,7 @@ from lcm.tables import OK, SCANS, write_tsv
 SCHEMA = REPOSITORY / "workflow" / "config.schema.json"
 README = REPOSITORY / "README.md"
 IMAGING = REPOSITORY / "docs" / "imaging.md"
+PHENOTYPES = REPOSITORY / "docs" / "phenotypes.md"
 
 
 def schema() -> str:
@@ -51,6 +54,33 @@ def strategy_table() -> str:
         count = " + ".join([str(len(strategy.columns)), *(f"`{pattern}`" for pattern in strategy.patterns)])
         own = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in strategy.settings.items())
         rows.append(f"| `{strategy.name}` | {count} | {own} | {strategy.description} |")
+    return "\n".join(rows)
+
+
+def cohort_table() -> str:
+    """A row a shipped cohort: what is read of it, under which policies, and whether its rows may be handed on."""
+    rows = [
+        "| `cohort` | what it is | BEIs | label policies, default first | rows may be handed on |",
+        "|---|---|---|---|---|",
+    ]
+    for name in source_names():
+        source = read_source(name)
+        defaults = {column.default_policy for columns in source.beis.values() for column in columns}
+        policies = sorted(source.policies, key=lambda policy: (policy not in defaults, policy))
+        shared = "yes" if source.rows_may_be_exported else "no"
+        beis = ", ".join([*source.beis, *(["cognitive_state"] if source.tasks else [])])
+        named = ", ".join(f"`{policy}`" for policy in policies)
+        rows.append(f"| `{name}` | {source.title}; {source.licence} | {beis} | {named} | {shared} |")
+    return "\n".join(rows)
+
+
+def vocabulary_table() -> str:
+    """A row a BEI of the vocabulary."""
+    rows = ["| BEI | role | values | what it is |", "|---|---|---|---|"]
+    for name, variable in read_vocabulary().items():
+        low_high = f"{variable.range[0]:g}–{variable.range[1]:g} {variable.unit}" if variable.range else ""
+        values = ", ".join(variable.levels) or low_high or "the cohort's own names"
+        rows.append(f"| `{name}` | {variable.role} | {values} | {variable.definition} |")
     return "\n".join(rows)
 
 
@@ -111,7 +141,10 @@ def generated() -> dict[Path, str]:
     """Every generated file and its text."""
     readme = with_block(README.read_text(encoding="utf-8"), "stages", stage_table())
     imaging = with_block(IMAGING.read_text(encoding="utf-8"), "strategies", strategy_table())
-    return {SCHEMA: schema(), README: with_block(readme, "graph", rule_graph()), IMAGING: imaging}
+    phenotypes = with_block(PHENOTYPES.read_text(encoding="utf-8"), "cohorts", cohort_table())
+    phenotypes = with_block(phenotypes, "vocabulary", vocabulary_table())
+    readme = with_block(readme, "graph", rule_graph())
+    return {SCHEMA: schema(), README: readme, IMAGING: imaging, PHENOTYPES: phenotypes}
 
 
 def main() -> int:
