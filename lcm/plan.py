@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lcm.atlas import load_atlas
+from lcm.cohort.events import event_files
 from lcm.cohort.harmonize import check_settings, sources_of
 from lcm.cohort.source import read_source, source_path
 from lcm.cohort.vocabulary import read_vocabulary
@@ -78,6 +79,7 @@ class Plan:
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
         self._check_cohorts()
+        self._check_split_and_combat()
         self._check_export()
         for name, task in self.study.tasks.items():
             self._check_task(name, task)
@@ -94,6 +96,23 @@ class Plan:
         linkage = self.study.harmonize.linkage
         if linkage and not Path(linkage).is_file():
             raise ValueError(f"harmonize.linkage: no such file: {linkage} (relative to {Path.cwd()})")
+
+    def _check_split_and_combat(self) -> None:
+        """Stop for a cohort that cannot be tested, or a covariate that is none, hours before those stages would."""
+        cohorts = {d.cohort_name for d in self.study.datasets.values()}
+        split = self.study.split
+        asked = {
+            "split.test_cohorts": (cohorts, [name for names in split.test_cohorts for name in names]),
+            "split.cohort_folds": (cohorts, split.cohort_folds),
+        }
+        # A label (site, scanner) is what ComBat takes out, and head motion has no column in the BEI table.
+        kept = {name for name, v in read_vocabulary().items() if v.kind != "label" and v.origin != "images"}
+        for stage in ("pretrain", "finetune"):
+            combat = getattr(self.study, stage).combat
+            asked[f"{stage}.combat.covariates"] = (kept, combat.covariates if combat else ())
+        for field, (names, wanted) in asked.items():
+            for name in sorted(set(wanted) - names):
+                raise ValueError(f"{field} has no {name!r}; known: {', '.join(sorted(names))}")
 
     def _check_export(self) -> None:
         asked = self.study.export
@@ -234,6 +253,17 @@ class Plan:
                 for path in Path(dataset.phenotypes).glob(table.file)
             }
         )
+
+    def events(self, _: Wildcards) -> str:
+        """Hash of the event files of cohorts that read them; they lie among the images, and `index` does not look at them."""
+        told = [name for name, dataset in self.study.datasets.items() if read_source(dataset.cohort).events]
+        digest = hashlib.sha256()
+        for row in self.scans():
+            if row["dataset"] in told and row["bold"] != "n/a":
+                for path in event_files(Path(row["bold"])):
+                    stat = path.stat()
+                    digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
 
     def pretrained(self, wildcards: Wildcards) -> str | list[str]:
         """Weights to start from; none for a model that starts from scratch."""

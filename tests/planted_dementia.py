@@ -180,6 +180,9 @@ def oasis3(policy: str) -> Planted:
         plant("OAS39301")["alzheimers"] = "control"
         forms += [_form_d1("OAS39301", 2000, ["DEMENTED=1", "PROBAD=1"]), _form_d1("OAS39301", 0, ["NORMCOG=1"]),
                   _form_d1("OAS39301", 1000, ["MCIAMEM=1"])]  # fmt: skip
+        # Not normal at the nearest visit, for a reason without a flag: normal cognition months later makes no control of that.
+        plant("OAS39302")["alzheimers"] = None
+        forms += [_form_d1("OAS39302", 100, []), _form_d1("OAS39302", 400, ["NORMCOG=1"])]
         truth |= {
             ("OAS39301", None): {"alzheimers": "control", "age": 68.0},
             ("OAS39301", "d1100"): {"alzheimers": None},

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBLEMS = (UNKNOWN, IMPLAUSIBLE) = ("unknown code", "implausible value")
-PROBLEMS = (UNKNOWN, IMPLAUSIBLE) = ("unknown code", "implausible value")
 MISFIT = "id does not fit the cohort's pattern"
 
 

@@ -80,11 +80,11 @@ class Decoder:
 
     def cell(self, cell: str) -> Cell:
         """What one cell means."""
-        text = canonical(cell)
-        if text in self.missing or text in self.column.missing:
-            return Cell(None, UNOBSERVED)
         match = re.search(self.column.extract, cell) if self.column.extract is not None else None
         if match is None and self.column.silent:
+            return Cell(None, UNOBSERVED)
+        text = canonical(cell)
+        if text in self.missing or text in self.column.missing:
             return Cell(None, UNOBSERVED)
         code = canonical(match[1]) if match is not None else text
         if code in self.column.missing:
@@ -154,6 +154,22 @@ def misfit_problem(num_misfits: int, num_rows: int, max_refused_share: float) ->
         f"{num_misfits} of {num_rows} ids do not fit the cohort's pattern; it is another column, or another cohort's file "
         "(harmonize.max_refused_share)"
     )
+
+
+def lone_labels_problem(labels_R: np.ndarray, keys_R: np.ndarray) -> str | None:
+    """What is wrong with a column of labels (sites, scanners) that most people have to themselves; else None.
+
+    A label says which people have something in common; one for each person is an id, of a swapped column.
+    """
+    import pandas as pd
+
+    said = pd.DataFrame({"label": labels_R, "key": keys_R}).dropna()
+    num_sharers = said.groupby("label")["key"].nunique()
+    num_alone = said.loc[said["label"].map(num_sharers) == 1, "key"].nunique()
+    num_people = said["key"].nunique()
+    if num_alone < _FEWEST_REFUSED or 2 * num_alone <= num_people:
+        return None
+    return f"{num_alone} of {num_people} people share their label with no one; the column is swapped, it names people"
 
 
 def decode_states(source: Source, tasks: pd.Series, flow: Flow) -> tuple[pd.Series, pd.Series]:

@@ -40,7 +40,8 @@ def leave_site_out(bei: pd.DataFrame, groups: pd.DataFrame, settings: Split) -> 
     """asked_GK: whole sites are tested, the largest dealt first, each to the fold with the fewest people so far.
 
     A site is a cohort's own name of it. Cohorts with fewer than two sites, and people whose site is unknown, are dealt
-    as `stratified` does. Raises ValueError when there are fewer sites than folds.
+    as `stratified` does. A group of several sites is tested with all its scans, also those of sites that others of this
+    fold are trained on. Raises ValueError when there are fewer sites than folds.
     """
     sites = bei[["group_id", "person_id", "cohort", "site"]].dropna(subset="site").drop_duplicates()
     sites = sites[sites.groupby("cohort")["site"].transform("nunique") > 1]

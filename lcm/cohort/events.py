@@ -19,17 +19,24 @@ SEVERAL = "several states"
 """A run whose trial types belong to several cognitive states; it has none of them."""
 
 
-def trial_types(bold: Path) -> set[str]:
-    """Trial types of a run in canonical form; empty where nothing lies beside the image.
+def event_files(bold: Path) -> list[Path]:
+    """What lies beside a run and names its conditions; empty where nothing does.
 
-    BIDS: column `trial_type` of `<run>_events.tsv` in the folder of `<run>_bold.nii.gz`. HCP folders: the names of the files
-    in `EVs`, a file a condition.
+    BIDS: `<run>_events.tsv` in the folder of `<run>_bold.nii.gz`. HCP folders: the files in `EVs`, a file a condition.
     """
-    found = {canonical(path.stem) for path in (bold.parent / "EVs").glob("*.txt")}
     stem, is_bold, _ = bold.name.rpartition("_bold.nii")
     events = bold.with_name(f"{stem}_events.tsv")
-    if is_bold and events.is_file():
-        with events.open(encoding="utf-8-sig", newline="") as stream:
+    return [*([events] if is_bold and events.is_file() else []), *sorted((bold.parent / "EVs").glob("*.txt"))]
+
+
+def trial_types(bold: Path) -> set[str]:
+    """Trial types of a run in canonical form: column `trial_type` of its events, the names of HCP's files."""
+    found: set[str] = set()
+    for path in event_files(bold):
+        if path.suffix == ".txt":
+            found.add(canonical(path.stem))
+            continue
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = csv.DictReader(stream, delimiter="\t")
             found |= {canonical(row.get("trial_type") or MISSING) for row in rows}
     return found - {"", MISSING}

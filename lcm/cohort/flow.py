@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ _REMEDIES = {
     "contradiction": "one of its columns is wrong, or read wrongly",
 }
 _MOST_CODES_SHOWN = 20
+_MOST_SINGLE_CODES_SHOWN = 2
+_DIGITS_OF_AN_ID = 4
 _LONGEST_CODE = 40
 
 
@@ -76,13 +79,18 @@ class Flow:
 def shown_codes(codes: Mapping[str, int]) -> dict[str, int]:
     """Counts of codes as they may be printed, commonest first.
 
-    A column with very many unknown codes is likely the wrong one (names, dates): then none of its cells is shown.
+    A column with very many unknown codes, or with several that stand in one cell each, is likely the wrong one (ids, names,
+    dates): then none of its cells is shown. Nor is a single cell that has the digits of an id or a date.
     """
+    num_single = sum(count == 1 for count in codes.values())
     if len(codes) > _MOST_CODES_SHOWN:
         return {f"(more than {_MOST_CODES_SHOWN} different codes)": sum(codes.values())}
+    if num_single > _MOST_SINGLE_CODES_SHOWN and 2 * num_single > len(codes):
+        return {f"({len(codes)} different codes, most of them in one cell)": sum(codes.values())}
     shown: Counter[str] = Counter()
     for code, count in sorted(codes.items(), key=lambda item: (-item[1], item[0])):
-        shown[" ".join(code.split())[:_LONGEST_CODE]] += count
+        may_name = count == 1 and len(re.findall(r"\d", code)) >= _DIGITS_OF_AN_ID
+        shown["(an id or a date, perhaps)" if may_name else " ".join(code.split())[:_LONGEST_CODE]] += count
     return dict(shown)
 
 

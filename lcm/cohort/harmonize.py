@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pydantic
 
 from lcm.cohort.check import check_tables, tell
@@ -55,6 +56,7 @@ def main(options: argparse.Namespace) -> int | None:
         return 0
     datasets = _datasets(options.datasets)
     if options.check:
+        check_settings(options.settings, sources_of(datasets))
         return tell(check_tables(datasets, options.settings), options.output)
     if options.scans is None or options.output is None:
         raise ValueError("--scans and --output are needed, or --check or --suggest alone")
@@ -188,11 +190,12 @@ def _harmonize_cohort(
     table["cohort"], table["person_id"], table["group_id"] = cohort, f"{cohort}:" + keys, f"{cohort}:" + keys
     excluded = keys.isin(people.excluded if people is not None else frozenset())
     names = [name for name, variable in read_vocabulary().items() if variable.origin != "images"]
+    place_N = _places(keys, sessions, people)
     for bei in names:
         if bei == STATE:
             values, states = read_events(source, scans["bold"], *decode_states(source, scans["task"], flow), flow)
         else:
-            values, states = _cells(bei, keys, sessions, people)
+            values, states = _cells(bei, place_N, scans.index, people)
         pseudo = settings.pseudo_labels.get(cohort, {}).get(bei)
         table[bei], table[f"{bei}_source"] = _finish(values, states, pseudo, excluded)
     return table[[*BEI.columns, *names, *(f"{bei}_source" for bei in names)]]
@@ -217,15 +220,23 @@ def _keys(scans: pd.DataFrame, source: Source, flow: Flow) -> pd.Series:
     return keys
 
 
-def _cells(bei: str, keys: pd.Series, sessions: pd.Series, people: People | None) -> tuple[pd.Series, pd.Series]:
-    """What the tables say of each scan; silence for a person they do not describe."""
+def _cells(bei: str, place_N: np.ndarray, index: pd.Index, people: People | None) -> tuple[pd.Series, pd.Series]:
+    """What the tables say of each scan, by its place in `people`; silence for a person they do not describe."""
     import pandas as pd
 
     if people is None or bei not in people.values:
-        return pd.Series(None, index=keys.index, dtype="object"), pd.Series(UNOBSERVED, index=keys.index)
-    place_N = people.values.index.get_indexer(pd.MultiIndex.from_arrays([keys, sessions]))
+        return pd.Series(None, index=index, dtype="object"), pd.Series(UNOBSERVED, index=index)
     values_N, states_N = pick(people.values[bei], place_N, None), pick(people.states[bei], place_N, UNOBSERVED)
-    return pd.Series(values_N, index=keys.index, dtype="object"), pd.Series(states_N, index=keys.index, dtype="object")
+    return pd.Series(values_N, index=index, dtype="object"), pd.Series(states_N, index=index, dtype="object")
+
+
+def _places(keys: pd.Series, sessions: pd.Series, people: People | None) -> np.ndarray:
+    """Place of each scan's person and session in `people`, −1 where the tables do not describe the person."""
+    import pandas as pd
+
+    if people is None:
+        return np.full(len(keys), -1)
+    return people.values.index.get_indexer(pd.MultiIndex.from_arrays([keys, sessions]))
 
 
 def _warn_of_shared_keys(datasets: pd.Series, keys: pd.Series, cohort: str) -> None:
@@ -245,8 +256,8 @@ def _finish(
     values: pd.Series, states: pd.Series, pseudo: str | None, refused_row: pd.Series
 ) -> tuple[pd.Series, pd.Series]:
     """Cells as text and their source. A pseudo label fills silence only, never a cell or row that was refused."""
-    text = values.map(lambda value: None if value is None or value != value else str(value)).astype("object")
-    sources = states.map(lambda state: "observed" if state == OBSERVED else "missing").astype("object")
+    text = values.map({value: str(value) for value in values.dropna().unique()}).astype("object")
+    sources = states.map({state: "observed" if state == OBSERVED else "missing" for state in states.unique()})
     if pseudo is not None:
         silent = (states == UNOBSERVED) & ~refused_row
         text, sources = text.mask(silent, pseudo), sources.mask(silent, "pseudo")
@@ -289,6 +300,13 @@ def _count_matches(keys: pd.Series, people: People | None, flow: Flow) -> None:
     excluded = people.excluded if people is not None else frozenset()
     scanned = set(keys)
     matched = keys.isin(known)
+    if people is not None and len(keys) and not matched.any():
+        log.warning(
+            "cohort %s: not one of %d scans finds a row in the phenotype tables; these are of other people, or write ids "
+            "otherwise",
+            flow.cohort,
+            len(keys),
+        )
     flow.add("people described", "all", len(known), keep_zero=True)
     flow.add("people matched", "all", len(known & scanned), keep_zero=True)
     flow.add("people without a scan", "all", len(known - scanned), keep_zero=True)

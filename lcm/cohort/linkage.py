@@ -12,6 +12,7 @@ import numpy as np
 
 from lcm.cohort.phenotype_table import find_table, read_table
 from lcm.cohort.source import Source, canonical_cells, read_source, source_names
+from lcm.cohort.vocabulary import read_vocabulary
 from lcm.tables import LINKAGE, hashed_names, read_tsv
 
 if TYPE_CHECKING:
@@ -100,11 +101,13 @@ def link_people(bei: pd.DataFrame, linkage: Linkage, ties: Iterable[tuple[str, s
 
     People who share a tie, directly or through others (in the study or not), are one group, named `family:` and the
     smallest person_id of the study in it; who has no relative in the study is a group alone, under the own person_id.
-    Raises ValueError where one linked person is described in contradictory FACTS.
+    A diagnosis assumed of a person of whom another cohort observed one is taken back. Raises ValueError where one linked
+    person is described in contradictory FACTS.
     """
     person_ids = bei["person_id"].map(lambda own: linkage.person_of.get(own, own))
     linked = bei.assign(person_id=person_ids)
     _check_facts(linked[person_ids != bei["person_id"]])
+    linked = _without_refuted(linked)
     every_tie = {(linkage.person_of.get(own, own), tie) for own, tie in ties} | linkage.ties
     group_of = _groups(sorted(set(person_ids)), every_tie)
     return linked.assign(group_id=person_ids.map(group_of))
@@ -121,12 +124,27 @@ def _check_facts(linked: pd.DataFrame) -> None:
             )
 
 
+def _without_refuted(linked: pd.DataFrame) -> pd.DataFrame:
+    """Without the assumed diagnoses of people of whom one was observed: a patient here is no assumed control there."""
+    linked = linked.copy()
+    for name, variable in read_vocabulary().items():
+        if variable.group == "diagnosis" and f"{name}_source" in linked:
+            source = linked[f"{name}_source"]
+            observed = set(linked.loc[source == "observed", "person_id"])
+            refuted = (source == "pseudo") & linked["person_id"].isin(observed)
+            linked[name] = linked[name].mask(refuted, None)
+            linked[f"{name}_source"] = source.mask(refuted, "missing")
+    return linked
+
+
 def _groups(people: list[str], ties: Iterable[tuple[str, str]]) -> dict[str, str]:
     """person_id → group_id of the study's people: connected components of the graph of people and what they share."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     edges = sorted(ties)
+    if not edges:
+        return {person: person for person in people}
     # A person and a tie of one name are two nodes.
     nodes = {("person", person): place for place, person in enumerate(people)}
     for person, tie in edges:

@@ -17,6 +17,7 @@ from lcm.cohort.decode import (
     UNOBSERVED,
     Decoded,
     Decoder,
+    lone_labels_problem,
     misfit_problem,
     pick,
     refused_share_problem,
@@ -35,7 +36,7 @@ from lcm.cohort.visits import (
     years_between,
     years_since_entry,
 )
-from lcm.cohort.vocabulary import read_vocabulary
+from lcm.cohort.vocabulary import Variable, read_vocabulary
 from lcm.tables import hashed_names
 
 if TYPE_CHECKING:
@@ -70,8 +71,12 @@ class _Rows:
     cells: pd.DataFrame
     times: Times
 
-    def without(self, excluded: set[str]) -> _Rows:
+    def without(self, excluded: set[str], flow: Flow) -> _Rows:
+        """The rows of people that no row of any table excludes; counts those that go and those that stay."""
         keep = ~np.isin(self.times.key_N.astype("str"), list(excluded))
+        flow.add("rows excluded", f"{self.file}: of a person whom another row excludes", int((~keep).sum()))
+        if self.there:
+            flow.add("rows kept", self.file, int(keep.sum()), keep_zero=True)
         return replace(self, cells=self.cells[keep].reset_index(drop=True), times=_take(self.times, keep))
 
 
@@ -102,8 +107,7 @@ def read_people(
         raise ValueError(
             f"{folder}: no table of the cohort is there ({', '.join(row.file for row in tables.values())})"
         )
-    if excluded:
-        tables = {name: rows.without(excluded) for name, rows in tables.items()}
+    tables = {name: rows.without(excluded, flow) for name, rows in tables.items()}
     keys = set().union(*(rows.times.key_N for rows in tables.values()))
     units = sorted({(key, "") for key in keys} | {(key, label) for key, label in sessions if key in keys})
     index = pd.MultiIndex.from_tuples(units, names=["key", "session"])
@@ -150,8 +154,6 @@ def _read_rows(
     for column, codes in unknown.items():
         count_refused(Counter({("unknown code", code): n for code, n in codes.items()}), f"{file}: {column}", flow)
     places = _one_row_a_visit(frame.drop(columns=table.person), times, file, flow)
-    if paths:
-        flow.add("rows kept", file, len(places), keep_zero=True)
     places = places[earliest_first(_take(times, places), table.visit.order if table.visit else ())]
     cells = frame.iloc[places].reset_index(drop=True)
     return _Rows(file, bool(paths), cells, _take(times, places))
@@ -165,9 +167,10 @@ def _one_row_a_visit(frame: pd.DataFrame, times: Times, file: str, flow: Flow) -
     """Places of the rows without repetitions; stops where two rows of one visit of a person differ."""
     import pandas as pd
 
-    visit = pd.DataFrame({"key": times.key_N, "visit": times.visit_N})
-    if not (times.visit_N != "").any():
-        visit = visit.assign(entry=times.entry_days_N, date=times.date_days_N)
+    # Rows of one visit code are one visit, whatever their times; rows without a code are told apart by their times.
+    days = {"entry": times.entry_days_N, "date": times.date_days_N}
+    days = {clock: np.where(times.visit_N == "", days_N, np.nan) for clock, days_N in days.items()}
+    visit = pd.DataFrame({"key": times.key_N, "visit": times.visit_N} | days)
     places = np.arange(len(frame))
     repeated = visit.duplicated(keep=False).to_numpy()
     if not repeated.any():
@@ -205,15 +208,22 @@ class _Reader:
     max_refused_share: float
 
     def read(self, bei: str, columns: Iterable[Column]) -> tuple[np.ndarray, np.ndarray]:
-        """Values and states of one BEI: the first column that is not silent holds; contradictions are refused."""
+        """Values and states of one BEI: the first column that is not silent holds; contradictions are refused.
+
+        Silence about a session of a person of whom the tables speak at another visit is refused too: nothing is assumed of
+        who was diagnosed years before.
+        """
         values_N = np.full(len(self.units), None, dtype="object")
         states_N = np.full(len(self.units), UNOBSERVED, dtype="object")
         contradicted_N = np.zeros(len(self.units), dtype=bool)
         # Two ages may differ by design, as a band and the exact age do; two levels cannot both be true.
         can_contradict = read_vocabulary()[bei].kind == "categorical"
+        spoken_of_N = np.zeros(len(self.units), dtype=bool)
         asked = [column for column in columns if self.source.levels(column, self.policy) is not None]
         for (table, fixed), group in groupby(asked, key=lambda column: (column.table, column.fixed)):
-            for more_values_N, more_states_N in self._read_table(bei, table, list(group), fixed=fixed):
+            read, here_N = self._read_table(bei, table, list(group), fixed=fixed)
+            spoken_of_N |= here_N
+            for more_values_N, more_states_N in read:
                 both_N = (states_N == OBSERVED) & (more_states_N == OBSERVED)
                 contradicted_N |= both_N & (values_N != more_values_N) & can_contradict
                 silent_N = states_N == UNOBSERVED
@@ -221,16 +231,22 @@ class _Reader:
                 states_N = np.where(silent_N, more_states_N, states_N)
         values_N[contradicted_N], states_N[contradicted_N] = None, REFUSED
         self.flow.warn("contradiction", bei, self.units["key"][contradicted_N].nunique())
+        states_N[(states_N == UNOBSERVED) & spoken_of_N] = REFUSED
         return values_N, states_N
 
     def _read_table(
         self, bei: str, table: str, columns: list[Column], *, fixed: bool
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Values and states of a BEI's columns in one table, all read from one row: the one that speaks for the session."""
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Values and states of a BEI's columns in one table, all read from one row: the one that speaks for the session.
+
+        Also of whom the rows of other visits, or this one, say something.
+        """
         rows, visit = self.tables[table], self.source.tables[table].visit
         decoders = [self._decoder(bei, column) for column in columns]
         decoded = [decode(rows.cells[column.column]) for column, decode in zip(columns, decoders, strict=True)]
         says_R = np.any([cells.states != UNOBSERVED for cells in decoded], axis=0)
+        for column, cells in zip(columns, decoded, strict=True):
+            self._check_labels(f"{rows.file}: {column.column}", read_vocabulary()[bei], cells, rows.times.key_N)
         chosen = choose_rows(rows.times, self.sessions, visit, says_R, fixed=fixed)
         self._count_misses(f"{rows.file}: {bei}", chosen, visit)
         # A fixed column repeats itself at every visit, so its cells are counted once a person.
@@ -251,12 +267,25 @@ class _Reader:
             if column.ages_from is not None:
                 from_row = column.ages_from == "row"
                 years_N = years_between(rows.times, chosen.row_N, clock) if from_row else years_since_entry(clock)
-                aged_N = (states_N == OBSERVED) & (years_N != 0)
-                values_N[aged_N] = values_N[aged_N] + years_N[aged_N]
+                self._grow_older(where, read_vocabulary()[bei], values_N, states_N, years_N)
             if column.optional and rows.there and not (rows.cells[column.column] != "").any():
                 self.flow.add("column absent", f"{where} (absent, or blank throughout)", self.units["key"].nunique())
             read.append((values_N, states_N))
-        return read
+        if visit is None:
+            return read, np.zeros(len(self.units), dtype=bool)  # the one row has been read
+        return read, choose_rows(rows.times, self.sessions, visit, says_R, fixed=True).row_N >= 0
+
+    def _grow_older(
+        self, where: str, variable: Variable, values_N: np.ndarray, states_N: np.ndarray, years_N: np.ndarray
+    ) -> None:
+        """Add the years up to the scan to observed ages, in place; refuse an age that a wrong date makes implausible."""
+        aged_N = (states_N == OBSERVED) & (years_N != 0)
+        values_N[aged_N] = values_N[aged_N] + years_N[aged_N]
+        low, high = variable.range or (float("-inf"), float("inf"))
+        wrong_N = aged_N.copy()
+        wrong_N[aged_N] = [not low <= age <= high for age in values_N[aged_N]]
+        values_N[wrong_N], states_N[wrong_N] = None, REFUSED
+        self.flow.warn("implausible value", f"{where}, moved to the day of the scan", int(wrong_N.sum()))
 
     def _decoder(self, bei: str, column: Column) -> Decoder:
         levels = self.source.levels(column, self.policy) or {}
@@ -269,6 +298,13 @@ class _Reader:
             raise ValueError(f"{where}: {problem}")
         # Only now: cells of a swapped column, which may be ids, are logged by no one.
         count_refused(cells.refused, where, self.flow)
+
+    def _check_labels(self, where: str, variable: Variable, cells: Decoded, key_R: np.ndarray) -> None:
+        """Stop for labels that name people and not sites."""
+        if variable.kind == "label":
+            problem = lone_labels_problem(cells.values.to_numpy("object"), key_R)
+            if problem is not None:
+                raise ValueError(f"{where}: {problem}")
 
     def _count_misses(self, where: str, chosen: Chosen, visit: Visit | None) -> None:
         self.flow.add("no row of this visit", where, int(chosen.no_such_visit_N.sum()))

@@ -29,12 +29,17 @@ def find_table(folder: Path, table: Table) -> tuple[Path, ...]:
     if len(found) == 1 or (found and table.many):
         return found
     if found:
-        names = ", ".join(path.name for path in found)
-        raise ValueError(f"{folder}: several files match {table.file} ({names}); keep the one to be used")
+        raise ValueError(f"{folder}: {len(found)} files match {table.file} ({_tables(found)}); keep the one to be used")
     if table.optional and folder.is_dir():
         return ()
-    there = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
-    raise ValueError(f"{folder}: no file matches {table.file}; there: {there or 'nothing'}")
+    there = _tables(folder.iterdir()) if folder.is_dir() else "no such folder"
+    raise ValueError(f"{folder}: no file matches {table.file}; there: {there}")
+
+
+def _tables(paths: Iterable[Path]) -> str:
+    """Names of the files among the paths; those of BIDS participants, and folders, name people and are left out."""
+    names = sorted(path.name for path in paths if path.is_file() and not path.name.startswith("sub-"))
+    return _first_of(names) if names else "no table"
 
 
 def table_name(paths: Sequence[Path], table: Table) -> str:
@@ -49,12 +54,15 @@ def read_table(
 
     A column is found under its own name or one of its aliases, without surrounding spaces; `gather` makes columns of
     several. An optional column that is absent is blank throughout. Without files the frame has no rows. Raises ValueError
-    naming file and column for a column that is absent or there twice, a row that is too long and a name without a person.
+    naming file and column for a column that is absent or there twice, a row that is too long, a text that cannot be decoded
+    and a name without a person. One of `many` files is named by its place, for its own name is a person's.
     """
     import pandas as pd
 
     names = [*required, *optional]
-    frames = [_read_file(path, table, set(required), names) for path in paths]
+    places = [f"{table.file}, number {place} of {len(paths)} by name" for place in range(1, len(paths) + 1)]
+    shown = [str(path) for path in paths] if table.many is None else places
+    frames = [_read_file(path, name, table, set(required), names) for path, name in zip(paths, shown, strict=True)]
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype="str") for name in names})
     return pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
@@ -91,27 +99,31 @@ def _joined(rows: pd.DataFrame, places: list[int]) -> pd.Series:
     return pd.Series(pc.utf8_ltrim(joined, "|").to_numpy(zero_copy_only=False), index=rows.index)
 
 
-def _read_file(path: Path, table: Table, required: set[str], names: list[str]) -> pd.DataFrame:
+def _read_file(path: Path, shown: str, table: Table, required: set[str], names: list[str]) -> pd.DataFrame:
     by_name = table.many is not None
     wanted = [name for name in names if not (by_name and name == table.person)]
     if table.format == "feather":
         import pandas as pd
 
         frame = pd.read_feather(path)
-        plan = _plan(path, table, [str(name).strip() for name in frame.columns], required, wanted)
+        plan = _plan(shown, table, [str(name).strip() for name in frame.columns], required, wanted)
         frame.columns = range(frame.shape[1])
         read = plan.apply(frame.astype("str").where(frame.notna(), ""))
     else:
-        read = _read_text(path, table, required, wanted)
+        try:
+            content = _utf8(path.read_bytes(), table.encoding)
+        except (UnicodeError, LookupError) as error:
+            raise ValueError(f"{shown}: cannot be decoded ({error}); see `encoding` in the cohort's file") from None
+        read = _read_text(content, shown, table, required, wanted)
     if table.many is not None:
         match = re.search(table.many, path.name)
         if match is None:
-            raise ValueError(f"{path}: its name does not fit `many: {table.many}`, so it names no person")
+            raise ValueError(f"{shown}: its name does not fit `many: {table.many}`, so it names no person")
         read.insert(0, table.person, match[1])
     return read[names].reset_index(drop=True)
 
 
-def _plan(path: Path, table: Table, header: list[str], required: set[str], wanted: Iterable[str]) -> _Plan:
+def _plan(shown: str, table: Table, header: list[str], required: set[str], wanted: Iterable[str]) -> _Plan:
     places: dict[str, list[int]] = {}
     for name in wanted:
         if name in table.gather:
@@ -120,28 +132,41 @@ def _plan(path: Path, table: Table, header: list[str], required: set[str], wante
             known = {name, *table.aliases.get(name, ())}
             places[name] = [place for place, found in enumerate(header) if found in known]
             if len(places[name]) > 1:
-                raise ValueError(f"{path}: {len(places[name])} columns {name!r}; columns there: {_listed(header)}")
-        if name in required and not places[name]:
-            raise ValueError(f"{path}: no column {name!r}; columns there: {_listed(header)}")
+                raise ValueError(f"{shown}: {len(places[name])} columns {name!r}; columns there: {_listed(header)}")
+    absent = ", ".join(repr(name) for name in places if name in required and not places[name])
+    if absent:
+        # The first line of a file without a header is a person's row, so it is quoted only where it holds a known name.
+        known_header = any(places.values())
+        there = (
+            f"columns there: {_listed(header)}" if known_header else "nor any other that is read; has it a header line?"
+        )
+        raise ValueError(f"{shown}: no column {absent}; {there}")
     return _Plan(places)
 
 
-def _listed(names: list[str], most: int = 40) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
+def _listed(header: list[str]) -> str:
+    # A quotation mark that is not closed makes all rows below part of one name.
+    return _first_of([repr(" ".join(name[:40].split("\n")[0].split())) for name in header])
+
+
+def _first_of(names: list[str], most: int = 40) -> str:
+    shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
-def _read_text(path: Path, table: Table, required: set[str], wanted: list[str]) -> pd.DataFrame:
+def _read_text(content: bytes, shown: str, table: Table, required: set[str], wanted: list[str]) -> pd.DataFrame:
     import pandas as pd
 
-    content = _utf8(path.read_bytes(), table.encoding)
     first_line = content[: content.find(b"\n")] if b"\n" in content else content
     separator = table.separator or ("\t" if b"\t" in first_line else ",")
-    first = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=separator), None)
+    try:
+        first = next(csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=separator), None)
+    except csv.Error as error:
+        raise ValueError(f"{shown}: its header line cannot be read ({error}); is a quotation mark open?") from None
     if first is None:
-        raise ValueError(f"{path}: the file is empty")
+        raise ValueError(f"{shown}: the file is empty")
     header = list(table.header) or [name.strip() for name in first]
-    plan = _plan(path, table, header, required, wanted)
+    plan = _plan(shown, table, header, required, wanted)
     spare = range(len(header), len(header) + _SPARE)
     used = sorted({place for places in plan.places.values() for place in places} | set(spare))
     # With `usecols` pandas drops cells beyond the header silently, so a line of blanks makes room for them.
@@ -158,7 +183,7 @@ def _read_text(path: Path, table: Table, required: set[str], wanted: list[str]) 
                 raise pd.errors.ParserError("a row has more cells")
             parts.append(plan.apply(rows))
     except pd.errors.ParserError as error:
-        raise ValueError(f"{path}: not a table of {len(header)} columns ({str(error).strip()})") from None
+        raise ValueError(f"{shown}: not a table of {len(header)} columns ({str(error).strip()})") from None
     return pd.concat(parts).iloc[1 if table.header else 2 :]
 
 

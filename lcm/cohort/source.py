@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from lcm.cohort.vocabulary import Entry, Variable, read_vocabulary
 
@@ -39,11 +39,32 @@ Levels = dict[Code, str | None]
 """Code → level; null sets a known code aside, which makes the cell missing and counts it."""
 
 
+def _regular(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+def _with_group(pattern: str) -> str:
+    if re.compile(_regular(pattern)).groups < 1:
+        raise ValueError(f"{pattern!r} has no group")
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_regular)]
+Extract = Annotated[str, AfterValidator(_with_group)]
+"""A regular expression whose first group is what is looked for."""
+
+
 class PersonId(Entry):
     """How the cohort writes a person; applied to the tables and to the scans, so that both spellings meet."""
 
-    pattern: str = Field(description="regular expression with a group `id`, matched against the whole lower-case label")
-    remove: str = Field(default="", description="regular expression of what is taken out first")
+    pattern: Pattern = Field(
+        description="regular expression with a group `id`, matched against the whole lower-case label"
+    )
+    remove: Pattern = Field(default="", description="regular expression of what is taken out first")
     strip_zeros: bool = Field(default=False, description="leading zeros mean nothing")
 
     @model_validator(mode="after")
@@ -67,7 +88,9 @@ class When(Entry):
     """When a row was written, on one of two clocks: days since the person entered the study, or the calendar."""
 
     column: str
-    extract: str | None = Field(default=None, description="regular expression; its first group is the number or date")
+    extract: Extract | None = Field(
+        default=None, description="regular expression; its first group is the number or date"
+    )
     unit: Literal["days", "months", "years", "date"] = "days"
     formats: tuple[str, ...] = Field(default=("%Y-%m-%d",), description="of a date, tried in turn (strptime)")
     values: dict[Code, float] = Field(default_factory=dict, description="codes that are no plain number, in the unit")
@@ -98,7 +121,7 @@ class Visit(Entry):
 class Sessions(Entry):
     """What the session label of a scan (without `ses-`, lower case) says."""
 
-    pattern: str = Field(
+    pattern: Pattern = Field(
         description="regular expression matched against the whole label, with one of the groups `visit` (a visit code), "
         "`days`, `months`, `years` (since entry) or `date` (YYYYMMDD)"
     )
@@ -118,7 +141,7 @@ class Table(Entry):
     optional: bool = Field(
         default=False, description="the cohort can be read without this file; its columns say nothing then"
     )
-    many: str | None = Field(
+    many: Extract | None = Field(
         default=None,
         description="the table is the union of all files that match; regular expression whose first group, searched in a "
         "file's name, is the cell of the person column (BIDS keeps a sessions.tsv a person)",
@@ -134,7 +157,7 @@ class Table(Entry):
     aliases: dict[str, tuple[str, ...]] = Field(
         default_factory=dict, description="column as this file calls it here → its names in other releases"
     )
-    gather: dict[str, str] = Field(
+    gather: dict[str, Pattern] = Field(
         default_factory=dict,
         description="new column → regular expression of the columns whose cells it holds, joined by `|` (arrays of codes)",
     )
@@ -152,7 +175,7 @@ class Column(Entry):
         default_factory=dict,
         description="session label → the column that holds that session (tables with a column a visit)",
     )
-    extract: str | None = Field(default=None, description="regular expression; its first group is the code")
+    extract: Extract | None = Field(default=None, description="regular expression; its first group is the code")
     silent: bool = Field(default=False, description="a cell in which `extract` finds nothing says nothing")
     missing: tuple[Code, ...] = Field(default=(), description="further cells that say nothing, in this column")
     levels: Levels = Field(default_factory=dict)
@@ -179,8 +202,6 @@ class Column(Entry):
     def _one_way_to_read_a_code(self) -> Column:
         if self.policies and (self.levels or self.default_policy is None):
             raise ValueError(f"policies {sorted(self.policies)} need a default_policy, and no `levels` beside")
-        if self.extract is not None and re.compile(self.extract).groups < 1:
-            raise ValueError(f"extract {self.extract!r} has no group")
         if self.silent and self.extract is None:
             raise ValueError("silent is for a column with `extract`")
         return self
@@ -295,6 +316,10 @@ def _check_column(where: str, column: Column, variable: Variable) -> None:
         )
     if variable.kind == "label" and (column.levels or column.policies):
         raise ValueError(f"{where}: a label has no levels")
+    if variable.kind != "continuous" and (column.values or column.range):
+        raise ValueError(f"{where}: values and range are for numbers; a {variable.kind} BEI has neither")
+    if variable.kind == "continuous" and (column.levels or column.policies):
+        raise ValueError(f"{where}: a continuous BEI has no levels; cells that are no plain number go into `values`")
     if column.ages_from and variable.unit != "years":
         raise ValueError(f"{where}: ages_from is for an age in years")
     for levels in (column.levels, *column.policies.values()):
@@ -332,5 +357,5 @@ def read_source(cohort: str) -> Source:
     path = source_path(cohort)
     try:
         return Source.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError, OSError) as error:
+    except (yaml.YAMLError, ValidationError, UnicodeError, OSError) as error:
         raise ValueError(f"{path if path.parent != SOURCES else f'lcm/cohort/sources/{path.name}'}: {error}") from None

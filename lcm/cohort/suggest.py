@@ -79,7 +79,7 @@ def suggest(folder: Path) -> str:
     tables = list(_tables(folder))
     if not tables:
         raise ValueError(
-            f"{folder}: neither participants.tsv nor sessions.tsv nor phenotype/*.tsv; name the BIDS folder"
+            f"{folder}: no participants.tsv, sessions.tsv or phenotype/*.tsv with rows and participant_id; name the BIDS folder"
         )
     draft = Draft()
     for table in tables:

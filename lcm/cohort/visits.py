@@ -127,7 +127,8 @@ def _days(cell: str, when: When, missing: frozenset[str]) -> float | None:
 def earliest_first(times: Times, order: tuple[Code, ...]) -> np.ndarray:
     """The places of the rows, each person's earliest first: by the order of visit codes, else time since entry, else date.
 
-    Visits that none of them tells apart stand by their code, so that the order of the file's rows never matters.
+    Visits that none of them tells apart stand by their code (v2 before v10), so that the order of the file's rows never
+    matters.
     """
     import pandas as pd
 
@@ -138,7 +139,7 @@ def earliest_first(times: Times, order: tuple[Code, ...]) -> np.ndarray:
             "rank": [rank.get(code, len(rank)) for code in times.visit_N],
             "entry": times.entry_days_N,
             "date": times.date_days_N,
-            "visit": times.visit_N,
+            "visit": [re.sub(r"\d+", lambda digits: digits[0].zfill(12), code) for code in times.visit_N],
         }
     )
     return table.sort_values(list(table.columns), kind="stable", na_position="last").index.to_numpy()

@@ -6,7 +6,7 @@ import json
 import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lcm.config import Finetune, Model, Task
 from lcm.models import architecture, check_size
 from lcm.models.labelled import Labelled
 from lcm.training.data import Cohort, add_table_flags, labels_of, read_cohort, tables_of
-from lcm.training.site_correction import check_covariates, correct, weights_alone
+from lcm.training.site_correction import check_covariates, correct, correct_like, estimates_alone, weights_alone
 from lcm.training.site_correction import methods as combat_methods
 from lcm.training.weights import Manifest, Unanswerable, learned_from, load_bundle, save_bundle, save_refusal
 
@@ -42,11 +42,12 @@ def arguments(parser: ArgumentParser) -> None:
 def methods(settings: Finetune) -> str:
     """One sentence for a paper's methods section."""
     share = "" if settings.train_share == 1 else f"{settings.train_share:.0%} of "
+    again = " Pretrained weights kept pretraining's estimates." if settings.combat else ""
     return (
         f"Each model was fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
         f"{settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
         f"{settings.max_epochs} epochs) kept the epoch, and ridge regression the penalty, that did best on the fold's "
-        "validation people." + combat_methods(settings.combat)
+        "validation people." + combat_methods(settings.combat) + again
     )
 
 
@@ -71,11 +72,17 @@ def main(options: Namespace) -> None:
         save_refusal(options.output, f"fold {options.fold}: {reason}")
         return
     cohort = few_shot(cohort, task, share=settings.train_share, seed=settings.seed)
-    cohort, estimates, combat_sites = correct(cohort, settings.combat, (task.target,))
+    start = _read_start(options, model, cohort, settings)
+    if start is None:
+        cohort, estimates, combat_sites = correct(cohort, settings.combat, (task.target,))
+    else:
+        # Weights go on with the connectivity that they learned from, whichever sites this task's people come from.
+        cohort = correct_like(cohort, start.arrays, settings.combat, (task.target,))
+        estimates, combat_sites = estimates_alone(start.arrays), start.bundle.combat_sites
     if architecture(model.architecture).kind == "estimator":
         weights, more = fit_estimator(model, task, cohort)
     else:
-        weights, more = fit_network(model, task, cohort, settings, options)
+        weights, more = fit_network(model, task, cohort, settings, start)
     manifest = Manifest(
         stage="finetune",
         name=options.model,
@@ -96,6 +103,23 @@ def check_start(name: str, model: Model, weights: Path | None) -> None:
         raise ValueError(f"model '{name}' has `start: {model.start}`, and --weights is {weights or 'not given'}")
     if model.start == "pretrained" and architecture(model.architecture).kind != "network":
         raise ValueError(f"architecture '{model.architecture}' has nothing to pretrain; use `start: scratch`")
+
+
+class Start(NamedTuple):
+    """The bundle of pretrain that a network starts from."""
+
+    bundle: Manifest
+    arrays: dict[str, np.ndarray]
+
+
+def _read_start(options: Namespace, model: Model, cohort: Cohort, settings: Finetune) -> Start | None:
+    """The pretrained weights asked for, None for a model that starts from scratch; ValueError where they do not fit."""
+    if options.weights is None:
+        return None
+    start = Start(*load_bundle(options.weights, regions=cohort.regions, atlas=cohort.atlas))
+    _check_pretrained(options.weights, start.bundle, model, options.fold)
+    _check_combat(options.weights, start.bundle, settings)
+    return start
 
 
 def answerable(cohort: Cohort, task: Task) -> Cohort:
@@ -141,20 +165,20 @@ def fit_estimator(model: Model, task: Task, cohort: Cohort) -> tuple[dict[str, n
 
 
 def fit_network(
-    model: Model, task: Task, cohort: Cohort, settings: Finetune, options: Namespace
+    model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None
 ) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays of a network after its best epoch, and its part of the manifest."""
     from lcm.models.large_connectome_model import Target
     from lcm.training.networks import arrays_of, train_on
 
-    network, more = _started_network(model, task, cohort, settings, options)
+    network, more = _started_network(model, task, cohort, settings, start)
     state: State = train_on(cohort, network, [Target(task.target, task.levels)], settings, pseudo_weight=0.0)
     results = {"best_epoch": state.best_epoch, "validation_loss": state.best_loss}
     return arrays_of(network), more | {"tokens": network.tokens, "results": results}
 
 
 def _started_network(
-    model: Model, task: Task, cohort: Cohort, settings: Finetune, options: Namespace
+    model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None
 ) -> tuple[LargeConnectomeModel, dict]:
     """A network with a token for every level of the task: seen ones keep their weights, unseen ones are appended."""
     from lcm.models.large_connectome_model import token_names
@@ -162,13 +186,11 @@ def _started_network(
 
     wanted = token_names(task.target, task.levels)
     vocabulary = {task.target: task.levels}
-    if options.weights is None:
+    if start is None:
         network = build_network(model, len(cohort.regions), wanted, seed=settings.seed)
         start_at_mean(network, cohort, vocabulary)
         return network, {"vocabulary": vocabulary}
-    bundle, arrays = load_bundle(options.weights, regions=cohort.regions, atlas=cohort.atlas)
-    _check_pretrained(options.weights, bundle, model, options.fold)
-    _check_combat(options.weights, bundle, settings)
+    bundle, arrays = start
     network = build_network(model, len(bundle.regions), bundle.tokens, seed=settings.seed)
     load_arrays(network, weights_alone(arrays))
     unseen = [token for token in wanted if token not in network.tokens]

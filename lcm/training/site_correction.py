@@ -66,10 +66,19 @@ def correct(cohort: Cohort, combat: Combat | None, targets: Collection[str]) -> 
     return Corrected(_transformed(cohort, fitted, combat, targets), arrays, people_of_site)
 
 
-def correct_like(cohort: Cohort, arrays: Mapping[str, np.ndarray], combat: Combat, targets: Collection[str]) -> Cohort:
-    """The cohort corrected by a bundle's own estimates; nobody of it enters them."""
-    own = {name.removeprefix(PREFIX): array for name, array in arrays.items() if name.startswith(PREFIX)}
+def correct_like(
+    cohort: Cohort, arrays: Mapping[str, np.ndarray], combat: Combat | None, targets: Collection[str]
+) -> Cohort:
+    """The cohort corrected by a bundle's own estimates, which nobody of it enters; as it is where `combat` is None."""
+    if combat is None:
+        return cohort
+    own = {name.removeprefix(PREFIX): array for name, array in estimates_alone(arrays).items()}
     return _transformed(cohort, FittedCombat.from_arrays(own), combat, targets)
+
+
+def estimates_alone(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """ComBat's part of a bundle's arrays, empty where it was not used."""
+    return {name: array for name, array in arrays.items() if name.startswith(PREFIX)}
 
 
 def weights_alone(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -207,6 +207,13 @@ def test_the_command_tells_what_is_fatal_on_stderr(tmp_path: Path) -> None:
     assert "50100" not in done.stdout + done.stderr
 
 
+def test_the_command_stops_at_settings_that_would_stop_the_stage(tmp_path: Path, caplog) -> None:
+    datasets = datasets_of(abide(tmp_path / "tables", PEOPLE))
+    settings = json.dumps({"pseudo_labels": {"abide": {"autism": "healthy"}}})
+    assert main(["harmonize", "--check", "--datasets", datasets, "--settings", settings]) == 1
+    assert "levels: control, autism" in caplog.text
+
+
 def test_the_command_reads_no_image_writes_what_it_found_and_leaves_no_record(tmp_path: Path) -> None:
     rows = [[*PEOPLE[0][:4], "9"], *PEOPLE[1:]]
     folder = abide(tmp_path / "tables", rows)

@@ -164,6 +164,21 @@ def test_many_different_codes_are_counted_and_not_shown() -> None:
     assert "name-" not in problem
 
 
+@pytest.mark.parametrize(
+    ("codes", "shown"),
+    [
+        ({"odd": 1}, {"odd": 1}),
+        ({"ndar_a1b2c3d4": 1, "odd": 1}, {"(an id or a date, perhaps)": 1, "odd": 1}),
+        ({"11025": 2}, {"11025": 2}),  # of two people, so no one's id
+        ({"ann": 1, "bob": 1, "eve": 1}, {"(3 different codes, most of them in one cell)": 3}),
+    ],
+)
+def test_single_cells_that_may_name_people_are_counted_and_not_shown(
+    codes: dict[str, int], shown: dict[str, int]
+) -> None:
+    assert shown_codes(codes) == shown
+
+
 def test_refused_cells_enter_the_flow_by_code_and_implausible_ones_without() -> None:
     flow = Flow("c")
     refused = {("unknown code", "7"): 2, ("implausible value", "293"): 1, ("implausible value", "-4"): 1}

@@ -285,6 +285,23 @@ def test_two_sessions_of_a_person_may_have_two_diagnoses_and_are_one_person(tmp_
     assert_adds_up(flow)
 
 
+def test_nothing_is_assumed_of_who_was_diagnosed_at_a_visit_too_far_away(tmp_path: Path) -> None:
+    people = {"ADNI": dataset("adni", write_adni(tmp_path, {"002_S_4000": "LMCI"}))}
+    scans = scan_table("ADNI", ["002S4000", "002S9999"]).assign(session_id=["ses-20190111", None])
+    chosen = Harmonize(policies={"adni": "mci_apart"}, pseudo_labels={"adni": {"alzheimers": "control"}})
+    bei, _ = harmonize(scans, people, chosen)
+    assert bei["alzheimers_source"].tolist() == ["missing", "pseudo"]
+
+
+def test_tables_in_which_no_scan_finds_a_row_are_told_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    people = {"A": dataset("abide", write_abide(tmp_path, ABIDE_ROWS))}
+    harmonize(scan_table("A", ["0050003", "0059999"]), people, Harmonize())
+    assert "not one of" not in caplog.text
+    harmonize(scan_table("A", ["0059998", "0059999"]), people, Harmonize())
+    assert "cohort abide: not one of 2 scans finds a row" in caplog.text
+    assert "5999" not in caplog.text
+
+
 def test_ages_come_from_months_bands_and_open_ends(tmp_path: Path) -> None:
     (tmp_path / "ndar_subject01.txt").write_text(
         '"src_subject_id"\t"interview_age"\t"sex"\t"site"\n'

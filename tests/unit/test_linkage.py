@@ -55,6 +55,14 @@ def test_one_person_in_two_releases_has_one_id_however_the_ids_are_written(tmp_p
     assert groups(linked) == ["linked:P1", "linked:P1", "abide:50004"]
 
 
+def test_a_patient_of_one_cohort_is_no_assumed_control_in_another() -> None:
+    linkage = Linkage({"abide:50003": "linked:P1", "hcpya:100307": "linked:P1"})
+    told = {"autism": ["autism", "control", "control"], "autism_source": ["observed", "pseudo", "pseudo"]}
+    linked = link_people(bei("abide:50003", "hcpya:100307", "hcpya:100408").assign(**told), linkage, [])
+    assert linked["autism_source"].tolist() == ["observed", "missing", "pseudo"]
+    assert linked["autism"].fillna("n/a").tolist() == ["autism", "n/a", "control"]
+
+
 def test_a_table_without_families_is_complete(tmp_path: Path) -> None:
     linkage = read_linkage(written(tmp_path, "abide\t50003\tP1", header="cohort\tid\tperson"), SOURCES)
     assert linkage == Linkage({"abide:50003": "linked:P1"})

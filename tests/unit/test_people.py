@@ -113,8 +113,54 @@ def test_a_calendar_date_finds_the_nearest_row_and_the_age_of_the_day(tmp_path: 
     beis = {"parkinsons": DIAGNOSIS, "age": AGE | {"ages_from": "row"}}
     people, flow = read(source(beis, visit), tmp_path, table, "20210311", "20200601")
     assert people.values.loc[("p1", "20210311")].tolist() == ["parkinsons", pytest.approx(61.2 + 10 / 365.25)]
-    assert people.states.loc[("p1", "20200601")].tolist() == [UNOBSERVED, UNOBSERVED]
+    # Too far from any row, and yet not silence: the tables speak of the person.
+    assert people.states.loc[("p1", "20200601")].tolist() == [REFUSED, REFUSED]
     assert flow["unknown code", "a.csv: on = bad"] == 1
+
+
+def test_an_age_that_a_wrong_date_makes_impossible_is_missing_and_counted(tmp_path: Path) -> None:
+    visit = {"date": {"column": "on", "unit": "date"}}
+    people, flow = read(
+        source({"age": AGE | {"ages_from": "row"}}, visit),
+        tmp_path,
+        "id,on,age\np1,2020-01-01,60\n",
+        "19000101",
+        "20300101",
+    )
+    assert people.values["age"].tolist() == [60.0, None, pytest.approx(60 + 3653 / 365.25)]
+    assert people.states["age"].tolist() == [OBSERVED, REFUSED, OBSERVED]
+    assert flow["implausible value", "a.csv: age, moved to the day of the scan"] == 1
+
+
+def test_rows_of_a_person_whom_another_table_excludes_are_counted_as_excluded(tmp_path: Path) -> None:
+    drop = [{"table": "b", "column": "status", "values": ["out"], "reason": "left"}]
+    beis = {"parkinsons": DIAGNOSIS}
+    cohort = source(beis, None, drop=drop)
+    people, flow = read(cohort, tmp_path, "id,dx\np1,C\np2,P\n", other="id,status\np1,in\np2,out\n")
+    assert people.keys == {"p1"}
+    assert flow["rows excluded", "a.csv: of a person whom another row excludes"] == 1
+    assert flow["rows kept", "a.csv"] == flow["rows kept", "b.csv"] == 1
+
+
+def test_rows_without_a_visit_code_are_told_apart_by_their_times(tmp_path: Path) -> None:
+    table = "id,visit,day,dx,age\np1,bl,0,C,60\np1,,100,P,61\np1,,200,P,62\n"
+    people, _ = read(source({"parkinsons": DIAGNOSIS, "age": AGE}), tmp_path, table, "d190")
+    assert people.values.loc[("p1", "d190")].tolist() == ["parkinsons", 62.0]
+
+
+def test_visits_without_times_stand_by_their_numbers(tmp_path: Path) -> None:
+    visit = {"column": "visit"}
+    people, _ = read(source({"age": AGE}, visit), tmp_path, "id,visit,age\np1,v10,60\np1,v2,52\n")
+    assert people.values["age"].tolist() == [52.0]
+
+
+def test_a_site_that_each_person_has_alone_is_a_swapped_column(tmp_path: Path) -> None:
+    cohort = source({"site": {"table": "a", "column": "site"}}, None)
+    people = "".join(f"p{number},{{}}{number}\n" for number in range(1, 10))
+    with pytest.raises(ValueError, match=r"a\.csv: site: 9 of 9 people share their label with no one") as caught:
+        read(cohort, tmp_path, "id,site\n" + people.format(*["secret"] * 9))
+    assert "secret" not in str(caught.value)
+    read(cohort, tmp_path, "id,site\np1,A\np2,B\np3,C\np4,D\np5,E\n" + "".join(f"p{n},A\n" for n in range(6, 16)))
 
 
 def test_rows_in_any_order_give_the_same_people(tmp_path: Path) -> None:

@@ -28,6 +28,40 @@ def test_a_missing_table_is_answered_with_what_is_there(tmp_path: Path) -> None:
         find_table(tmp_path / "gone", table(optional=True))
 
 
+def test_messages_name_no_one_of_whom_a_folder_or_file_has_the_name(tmp_path: Path) -> None:
+    (tmp_path / "sub-secret1").mkdir()
+    write(tmp_path, "b\n1\n2,3\n", "sub-secret1/sub-secret1_x.csv")
+    write(tmp_path, "b\n1\n", "sub-secret2_x.csv")
+    with pytest.raises(ValueError, match="there: no table"):
+        find_table(tmp_path, table())
+    with pytest.raises(ValueError, match=r"2 files match \*\*/sub-\*\.csv \(no table\)"):
+        find_table(tmp_path, table(file="**/sub-*.csv"))
+    many = table(file="**/sub-*_x.csv", many="^(sub-[0-9a-z]+)_")
+    paths = find_table(tmp_path, many)
+    for columns, message in ((["a", "b"], "not a table of 1 columns"), (["a", "c"], "no column 'c'")):
+        with pytest.raises(ValueError, match=r"^\*\*/sub-\*_x\.csv, number 1 of 2 by name: " + message):
+            read_table(paths, many, columns)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sub-secret,34,F\nsub-8,35,M\n", "no column 'a'; nor any other that is read; has it a header line"),
+        ('a,"age,sex\n' + "sub-secret,34,F\n" * 9, "no column 'b'; columns there: 'a', 'age,sex'$"),
+        ('a,"age,sex\n' + "sub-secret,34,F\n" * 20_000, "header line cannot be read .*is a quotation mark open"),
+    ],
+)
+def test_a_file_without_a_header_is_not_quoted(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(write(tmp_path, text), table(), ["a"] if "header line" in message else ["a", "b"])
+
+
+def test_a_text_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("a\n1\n".encode("utf-16") + b"x")
+    with pytest.raises(ValueError, match=r"t\.csv: cannot be decoded"):
+        read_table((tmp_path / "t.csv",), table(), ["a"])
+
+
 def test_an_optional_table_may_be_absent_and_has_no_rows_then(tmp_path: Path) -> None:
     absent = table(file="Status_*.csv", optional=True)
     assert find_table(tmp_path, absent) == ()
@@ -40,7 +74,7 @@ def test_an_optional_table_may_be_absent_and_has_no_rows_then(tmp_path: Path) ->
 def test_two_downloads_of_a_table_must_be_settled_by_hand(tmp_path: Path) -> None:
     for month in ("Jan", "Feb"):
         write(tmp_path, "a\n1\n", f"Status_{month}2024.csv")
-    with pytest.raises(ValueError, match="several files match"):
+    with pytest.raises(ValueError, match="2 files match"):
         find_table(tmp_path, table(file="Status_*.csv", optional=True))
 
 
@@ -60,7 +94,7 @@ def test_many_files_are_one_table_whose_names_name_the_people(tmp_path: Path) ->
 def test_a_missing_or_doubled_column_is_named(tmp_path: Path) -> None:
     paths = write(tmp_path, "a,b,b\n1,2,3\n")
     with pytest.raises(ValueError, match=r"no column 'c'; columns there: 'a', 'b', 'b'"):
-        read_table(paths, table(), ["c"])
+        read_table(paths, table(), ["a", "c"])
     with pytest.raises(ValueError, match="2 columns 'b'"):
         read_table(paths, table(), ["b"])
     assert read_table(paths, table(), ["a"], ["c"]).to_dict("list") == {"a": ["1"], "c": [""]}

@@ -197,6 +197,27 @@ def test_the_listing_bears_a_link_without_content(tmp_path: Path):
     assert listing([str(tmp_path)]) != before
 
 
+def test_changed_events_are_read_again_by_a_cohort_that_reads_them(tmp_path: Path):
+    with_events = yaml.safe_load(source_path("generic").read_text(encoding="utf-8"))
+    with_events["events"] = {"face": "emotion"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(with_events), encoding="utf-8")
+    bold, events = tmp_path / "sub-1_task-hariri_bold.nii.gz", tmp_path / "sub-1_task-hariri_events.tsv"
+    row = {"dataset": "LAB0", "participant_id": "sub-1", "scan": "sub-1_task-hariri", "bold": str(bold)}
+    lines = ["\t".join(SCANS.columns), "\t".join(row.get(c, "n/a") for c in SCANS.columns)]
+    (tmp_path / "scans.tsv").write_text("\n".join(lines) + "\n")
+
+    def hashes(source: str) -> set[str]:
+        found = set()
+        for text in ("onset\ttrial_type\n", "onset\ttrial_type\n1\tface\n"):
+            events.write_text(text)
+            plan = Plan(_with_cohorts(tmp_path, source), lambda: str(tmp_path / "scans.tsv"), walk=False)
+            found.add(plan.events(SimpleNamespace()))
+        return found
+
+    assert len(hashes(str(tmp_path / "mine.yaml"))) == 2
+    assert len(hashes("generic")) == 1
+
+
 def test_a_corrected_repetition_time_changes_what_preprocess_is_given(tmp_path: Path):
     def timing(tr_s: str) -> str:
         row = {"dataset": "HCPA", "participant_id": "sub-1", "scan": "sub-1_task-rest", "tr_s": tr_s, "outcome": "ok"}
@@ -266,6 +287,21 @@ def test_a_task_or_model_that_names_what_does_not_exist_or_must_not_be_learned_i
 ):
     changed = CONFIG[block][entry] | change if isinstance(change, dict) else change
     config = CONFIG | {block: CONFIG[block] | {entry: changed}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan(config, str, walk=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("split", {"design": "kfold", "cohort_folds": {"abid": 5}}, "split.cohort_folds has no 'abid'; known: abide"),
+        ("split", {"design": "cross-cohort", "test_cohorts": [["taowo"]]}, "split.test_cohorts has no 'taowo'"),
+        ("finetune", {"combat": {"covariates": ["edu"]}}, "finetune.combat.covariates has no 'edu'; known: age"),
+        ("finetune", {"combat": {"covariates": ["site"]}}, "finetune.combat.covariates has no 'site'"),
+    ],
+)
+def test_a_tested_cohort_or_a_covariate_that_is_none_is_refused_before_the_first_job(stage, change, message):
+    config = CONFIG | {"models": {"ridge": CONFIG["models"]["ridge"]}, stage: CONFIG[stage] | change}
     with pytest.raises(ValueError, match=re.escape(message)):
         Plan(config, str, walk=False)
 

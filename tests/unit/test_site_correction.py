@@ -212,6 +212,18 @@ def test_a_network_pretrained_with_combat_is_finetuned_with_the_same_and_answers
     np.testing.assert_allclose(predict(folder, of_role(confounded, "test")).sum(axis=1), 1, atol=1e-6)
 
 
+def test_pretrained_weights_go_on_with_the_connectivity_they_learned_from(confounded, run_stage):
+    settings = {"combat": {"min_people": 3}, "max_epochs": 1}
+    weights = run_stage("pretrain", "pre", settings | {"targets": ["sex"]}, model=PRETRAINED)
+    few = settings | {"train_share": 0.5}
+    folder = run_stage("finetune", "few", few, model=PRETRAINED, task=SEX, weights=weights)
+    # Half of the people would give other estimates, and the connectomes would not be those that the weights know.
+    theirs, ours = (load_file(path / WEIGHTS) for path in (weights, folder))
+    for name in (name for name in theirs if name.startswith(PREFIX)):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    assert read_manifest(folder).combat_sites == read_manifest(weights).combat_sites
+
+
 def test_few_shot_estimates_rest_on_the_few(confounded, run_stage):
     manifest = read_manifest(run_stage("finetune", "out", ON | {"train_share": 0.5}, model=RIDGE, task=SEX))
     assert sum(manifest.combat_sites.values()) == len(manifest.training_people) < 20

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lcm.combat import fit_combat
 from lcm.evaluation.site_effects import MAX_PEOPLE, POOLED, drawn, read_edges, site_effects
 from lcm.evaluation.study_people import first_visits, usable_scans
 from lcm.tables import SITE_EFFECTS, write_tsv
@@ -55,6 +56,38 @@ def test_without_an_effect_both_are_at_chance():
     assert table.loc[("site", "off"), "chance"] == pytest.approx(1 / 3)
     assert abs(table.loc[("site", "off"), "value"] - 1 / 3) < 0.15
     assert abs(table.loc[("motion", "off"), "value"]) < 0.25
+
+
+def without_site_effects() -> tuple[pd.DataFrame, np.ndarray]:
+    """Sixty people of two sites that differ in nothing, with as many edges as a connectome of 64 regions."""
+    edges_NE = 0.2 * np.random.default_rng(5).standard_normal((60, 2000))
+    people = pd.DataFrame({"person_id": [f"abide:{place}" for place in range(60)], "cohort": "abide"})
+    people = people.assign(group_id=people["person_id"], site=["Pitt", "Yale"] * 30, mean_fd_mm=np.nan)
+    return people, edges_NE.astype(np.float32)
+
+
+def test_after_combat_sites_without_a_difference_are_named_worse_than_by_chance_as_the_page_says():
+    found = values(*without_site_effects())
+    assert abs(found["abide", "site", "off"] - 0.5) < 0.2
+    assert found["abide", "site", "on"] < 0.2
+
+
+def test_combat_leaves_training_people_a_part_of_a_chance_difference_and_gives_others_the_rest_reversed():
+    people, edges_NE = without_site_effects()
+    site_N, none = people["site"].to_numpy(dtype=object), pd.DataFrame(index=people.index)
+    training = slice(0, 40)
+    fitted = fit_combat(edges_NE[training], site_N[training], none.iloc[training], min_people=5)
+    corrected_NE = fitted.transform(edges_NE, site_N, none)
+
+    def difference(values_NE: np.ndarray, rows: slice) -> np.ndarray:
+        own_NE = values_NE[rows].astype(float)
+        return own_NE[site_N[rows] == "Yale"].mean(axis=0) - own_NE[site_N[rows] == "Pitt"].mean(axis=0)
+
+    chance_E, rest = difference(edges_NE, training), slice(40, 60)
+    kept = difference(corrected_NE, training) @ chance_E / (chance_E @ chance_E)
+    given = (difference(corrected_NE, rest) - difference(edges_NE, rest)) @ chance_E / (chance_E @ chance_E)
+    assert 0.2 < kept < 0.8
+    assert given == pytest.approx(kept - 1, abs=0.1)
 
 
 def test_edges_without_a_value_take_the_training_mean():

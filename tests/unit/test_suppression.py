@@ -169,6 +169,28 @@ def test_extremes_and_statistics_of_small_groups_are_never_public():
     assert closed["all", "age", "mean"] == "22.00"
 
 
+def test_the_only_known_age_among_hidden_groups_cannot_be_subtracted():
+    people = [("autism", "male", "Pitt", 20.0)] * 10 + [("autism", "male", "Pitt", 30.0)] * 10
+    people += [("control", "male", "Pitt", 77.0)] + [("control", "male", "Pitt", None)] * 3
+    people += [(None, "male", "Pitt", None)] * 3
+    # 21 ages in all, of which the mean is shown; were that of the 20 shown, too, the last would follow.
+    table = suppress_table_one(study(people), MIN)
+    shown = table.set_index(["group", "variable", "statistic"])["value"].sort_index()
+    assert shown["all", "age", "mean"] == "27.48"
+    for group in ("autism: autism", "autism: control", "autism: unknown"):
+        assert set(shown[group, "age"]) == {MARK, HIDDEN}, group
+
+
+def test_a_statistic_that_is_absent_does_not_tell_a_hidden_count():
+    people = [("autism", "male", "Pitt", 20.0)] * 17 + [("autism", "male", "Pitt", None)] * 3
+    people += [("control", "male", "Pitt", None)] * 20
+    # A control group without a mean has no known age, so that 3 of the autism group would be those without one.
+    table = suppress_table_one(study(people), MIN)
+    shown = table.set_index(["group", "variable", "statistic"])["value"].sort_index()
+    for group in ("autism: autism", "autism: control"):
+        assert set(shown[group, "age"]) == {MARK, HIDDEN}, group
+
+
 def test_a_cohort_of_few_people_shows_nothing():
     table = suppress_table_one(study([("autism", "male", "Pitt", 20.0)] * 4), MIN)
     assert set(table["value"].dropna()) == {MARK, HIDDEN}

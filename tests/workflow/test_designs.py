@@ -81,12 +81,12 @@ def two_cohorts(small_study: SmallStudy) -> SmallStudy:
     return small_study
 
 
-def finish(study: SmallStudy) -> str:
-    """Run to the end and return what Snakemake said."""
+def finish(study: SmallStudy) -> set[str]:
+    """Run to the end and return the stages that ran."""
     run = study.snakemake()
     logs = "\n".join(path.read_text() for path in (study.folder / "logs").rglob("*.log"))
     assert run.returncode == 0, run.stdout + run.stderr + logs
-    return run.stdout + run.stderr
+    return set(re.findall(r"Finished jobid: \d+ \(Rule: (\w+)\)", run.stdout + run.stderr)) - {"all"}
 
 
 def roles(study: SmallStudy) -> pd.DataFrame:
@@ -107,11 +107,29 @@ def check_learned_from(study: SmallStudy, table: pd.DataFrame) -> None:
         assert manifest.validation_people == people[VALIDATION]
 
 
+def check_table_one(study: SmallStudy) -> None:
+    """Table 1 says of every cohort and group what pandas says of the participants table."""
+    table = read_tsv(study.folder / "results/report/table_one.tsv", TABLE_ONE)
+    shown = {
+        tuple(row[:5]): row[5] for row in table.astype("object").where(table.notna(), None).itertuples(index=False)
+    }
+    for cohort in COHORTS:
+        people = people_of(cohort)
+        groups = {"all": people, "parkinsons: control": people[people["diagnosis"] == "HC"]}
+        for group, own in (groups | {"parkinsons: parkinsons": people[people["diagnosis"] == "PD"]}).items():
+            assert shown[cohort, group, "people", None, "n"] == str(len(own))
+            assert shown[cohort, group, "sex", "male", "n"] == str((own["sex"] == "male").sum())
+            assert shown[cohort, group, "site", "old", "percent"] == f"{100 * (own['site'] == 'old').mean():.1f}"
+            assert shown[cohort, group, "age", None, "mean"] == f"{own['age'].mean():.2f}"
+            assert shown[cohort, group, "age", None, "sd"] == f"{own['age'].std():.2f}"
+            assert shown[cohort, group, "age", None, "q3"] == f"{own['age'].quantile(0.75):.2f}"
+
+
 def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_cohorts: SmallStudy):
     study, results = two_cohorts, two_cohorts.folder / "results"
     combat = {"min_people": 2, "covariates": ["sex"]}
     study.config["finetune"]["combat"] = combat
-    finish(study)
+    assert finish(study) == {"index", "correlate", "harmonize", "split", "finetune", "evaluate", "report"}
     table = roles(study)
     linked = table[table["cohorts"].map(len) == 2]
     assert linked.index.tolist() == ["linked:A"]
@@ -127,8 +145,7 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
 
     # Another design splits again, and no table of people or images is made again for it.
     study.config["split"] |= {"design": "leave-site-out", "num_folds": 4}
-    said = finish(study)
-    assert not re.findall(r"rule (harmonize|correlate|denoise):", said)
+    assert finish(study) == {"split", "finetune", "evaluate", "report"}
     table = roles(study)
     tested_sites = [frozenset().union(*table.loc[table[fold] == TEST, "sites"]) for fold in range(4)]
     for fold in range(4):
@@ -155,10 +172,30 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
     assert scores.set_index(["cohort", "metric"]).loc[("all", "auroc"), "value"] > 0.9
 
     study.config["split"] |= {"design": "kfold", "test_cohorts": [], "cohort_folds": {"south": 3}}
-    finish(study)
+    study.config["finetune"]["combat"] = None
+    study.config["report"]["share"] = "private"
+    assert finish(study) == {"split", "finetune", "evaluate", "report"}
+    assert not read_manifest(results / "finetune/ridge/parkinsons/fold-0").combat_sites
+    check_table_one(study)
     table = roles(study)
     people = np.array(["linked:A", *(f"north:p{place:02d}" for place in range(1, NUM_PEOPLE))])
     for fold, (_, tested) in enumerate(KFold(2, shuffle=True, random_state=142857).split(people)):
         in_north = table["cohorts"].map(lambda own: "north" in own)
         assert set(table.index[(table[fold] == TEST) & in_north]) == set(people[tested])
     check_learned_from(study, table)
+
+    # What a phenotype table, a cohort's file or the linkage table says reaches the folds, and no connectome.
+    after_people = {"harmonize": 1, "split": 1, "finetune": 2, "evaluate": 1, "report": 1}
+    for name, old, new in [
+        ("linkage.tsv", "A\n", "B\n"),
+        ("south.yaml", "PD: parkinsons", "PD: prodromal"),
+        ("south/participants.tsv", "\tHC\t", "\tPD\t"),
+    ]:
+        path, text = study.folder / name, (study.folder / name).read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        planned = study.planned()
+        # A table inside the dataset's folder is seen by the index too, which looks for images there.
+        jobs = after_people | ({"index": 1} if "/" in name else {})
+        assert {stage: count for stage, count in planned.items() if stage not in ("all", "total")} == jobs, name
+        path.write_text(text, encoding="utf-8")

@@ -25,6 +25,7 @@ rule harmonize:
         settings=settings("harmonize"),
         code=code("harmonize"),
         datasets=PLAN.datasets,
+        events=PLAN.events,
     shell:
         "python -m lcm harmonize --scans {input.scans:q} --datasets {params.datasets:q} --output results/harmonize"
         " --settings {params.settings:q} > {log:q} 2>&1"
