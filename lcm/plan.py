@@ -14,7 +14,7 @@ from typing import Protocol
 from lcm.atlas import load_atlas
 from lcm.cohort.events import event_files
 from lcm.cohort.harmonize import check_settings, sources_of
-from lcm.cohort.source import read_source, source_path
+from lcm.cohort.source import canonical, read_source, source_path
 from lcm.cohort.vocabulary import read_vocabulary
 from lcm.config import Study, Task, read_study
 from lcm.imaging.strategy import read_strategy, strategy_path
@@ -255,11 +255,13 @@ class Plan:
         )
 
     def events(self, _: Wildcards) -> str:
-        """Hash of the event files of cohorts that read them; they lie among the images, and `index` does not look at them."""
-        told = [name for name, dataset in self.study.datasets.items() if read_source(dataset.cohort).events]
+        """Hash of the event files that are read: of runs whose task says no state, in cohorts that know trial types."""
+        sources = {name: read_source(dataset.cohort) for name, dataset in self.study.datasets.items()}
         digest = hashlib.sha256()
         for row in self.scans():
-            if row["dataset"] in told and row["bold"] != "n/a":
+            source = sources[row["dataset"]]
+            if source.events and row["bold"] != "n/a" and canonical(row["task"]) not in source.tasks:
+                # They lie among the images, and `index` does not look at them.
                 for path in event_files(Path(row["bold"])):
                     stat = path.stat()
                     digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())

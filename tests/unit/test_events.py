@@ -131,3 +131,24 @@ def test_harmonize_takes_the_state_from_the_events_beside_the_image(tmp_path: Pa
         "language",
         "observed",
     ]
+
+
+HCP_CONDITIONS = {
+    "wm": ("0bk_body", "2bk_tools", "all_bk_cor", "Sync"),
+    "gambling": ("win", "loss", "neut_event", "Sync"),
+    "motor": ("cue", "lf", "rh", "t", "Sync"),
+    "language": ("story", "math", "cue", "present_story", "Sync"),
+    "social": ("mental", "rnd", "other_resp"),
+    "relational": ("relation", "match", "error"),
+    "emotion": ("fear", "neut", "Sync"),
+}
+
+
+@pytest.mark.parametrize(("state", "conditions"), HCP_CONDITIONS.items())
+def test_the_conditions_of_each_hcp_task_say_its_state(tmp_path: Path, state: str, conditions: tuple[str, ...]) -> None:
+    (tmp_path / "EVs").mkdir()
+    for name in conditions:
+        (tmp_path / "EVs" / f"{name}.txt").write_text("0\t1\t1\n")
+    states, unknown = states_of_events(read_source("hcpya"), pd.Series([str(tmp_path / "run.nii.gz")]))
+    assert states.tolist() == [state]
+    assert not unknown
