@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pydantic
+import yaml
 
 from lcm.cohort.check import check_tables, tell
 from lcm.cohort.decode import OBSERVED, UNOBSERVED, decode_states, pick
@@ -24,7 +25,7 @@ from lcm.cohort.source import STATE, Source, read_source
 from lcm.cohort.suggest import suggest
 from lcm.cohort.visits import session_label
 from lcm.cohort.vocabulary import read_vocabulary
-from lcm.config import Dataset, Harmonize
+from lcm.config import Dataset, Harmonize, read_study
 from lcm.tables import BEI, COHORT_FLOW, LABELS, SCANS, read_tsv, write_atomically, write_tsv
 
 if TYPE_CHECKING:
@@ -42,7 +43,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     alone = parser.add_mutually_exclusive_group()
     alone.add_argument(
-        "--check", action="store_true", help="only read the phenotype tables and tell what is wrong; needs no scans"
+        "--check",
+        nargs="?",
+        const="",
+        metavar="CONFIG",
+        help="only read the phenotype tables of this config.yaml (else of --datasets) and tell what is wrong; needs no scans",
     )
     alone.add_argument(
         "--suggest", type=Path, metavar="BIDS", help="only print a draft of a cohort's file for this BIDS dataset"
@@ -54,10 +59,12 @@ def main(options: argparse.Namespace) -> int | None:
     if options.suggest is not None:
         sys.stdout.write(suggest(options.suggest))
         return 0
-    datasets = _datasets(options.datasets)
     if options.check:
-        check_settings(options.settings, sources_of(datasets))
-        return tell(check_tables(datasets, options.settings), options.output)
+        study = read_study(yaml.safe_load(Path(options.check).read_text(encoding="utf-8")))
+        return _check(study.datasets, study.harmonize, options.output)
+    datasets = _datasets(options.datasets)
+    if options.check is not None:
+        return _check(datasets, options.settings, options.output)
     if options.scans is None or options.output is None:
         raise ValueError("--scans and --output are needed, or --check or --suggest alone")
     bei, flow = harmonize(read_tsv(options.scans, SCANS), datasets, options.settings)
@@ -68,6 +75,13 @@ def main(options: argparse.Namespace) -> int | None:
     with write_atomically(options.output / "bei.json") as path:
         path.write_text(json.dumps(data_dictionary(), indent=2) + "\n", encoding="utf-8")
     return None
+
+
+def _check(datasets: Mapping[str, Dataset], settings: Harmonize, output: Path | None) -> int:
+    if not any(dataset.phenotypes for dataset in datasets.values()):
+        log.warning("no dataset names a folder of phenotypes: there is nothing to check")
+    check_settings(settings, sources_of(datasets))
+    return tell(check_tables(datasets, settings), output)
 
 
 def _datasets(text: str) -> dict[str, Dataset]:

@@ -19,6 +19,7 @@ from lcm.cohort.people import read_people
 from lcm.cohort.source import read_source, source_path
 from lcm.config import Dataset, Harmonize
 from lcm.tables import CHECKED, hashed, read_tsv
+from tests.conftest import REPOSITORY
 
 HEADER = ["SUB_ID", "SITE_ID", "DX_GROUP", "AGE_AT_SCAN", "SEX"]
 PEOPLE = [[f"00{50100 + n}", "NYU", str(1 + n % 2), f"{10 + 0.5 * n}", str(1 + n % 3 % 2)] for n in range(40)]
@@ -222,6 +223,24 @@ def test_the_command_reads_no_image_writes_what_it_found_and_leaves_no_record(tm
     assert "40 rows, 1 problems" in done.stdout
     assert read_tsv(tmp_path / "checked.tsv", CHECKED)["value"].tolist() == ["9"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checked.tsv", "tables"]
+
+
+@pytest.mark.parametrize(("rows", "code"), [(PEOPLE, 0), (swapped("SEX", "AGE_AT_SCAN"), 1)])
+def test_a_studys_configuration_is_checked_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, rows: Sequence[Sequence[str]], code: int
+) -> None:
+    abide(tmp_path / "tables", rows)
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+    config["datasets"] = {"A": {"path": "x", "input": "bids", "cohort": "abide", "phenotypes": "tables"}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["harmonize", "--check", "study.yaml"]) == code
+    assert "abide: Phenotypic_V1_0b_preprocessed1.csv: 40 rows" in capsys.readouterr().out
+
+
+def test_a_check_of_nothing_says_so(caplog) -> None:
+    assert main(["harmonize", "--check"]) == 0
+    assert "nothing to check" in caplog.text
 
 
 def test_the_command_drafts_a_cohorts_file(tmp_path: Path, capsys) -> None:

@@ -407,7 +407,7 @@ def test_the_command_writes_both_tables_in_their_types(tmp_path: Path) -> None:
     folder = write_abide(tmp_path / "tables", ABIDE_ROWS)
     write_tsv(scan_table("A", ["0050003", "0050005"], [None]), tmp_path / "scans.tsv", SCANS)
     datasets = json.dumps({"A": dataset("abide", folder).model_dump()})
-    reading = {"suggest": None, "check": False}
+    reading = {"suggest": None, "check": None}
     main(
         argparse.Namespace(
             scans=tmp_path / "scans.tsv", datasets=datasets, output=tmp_path / "out", settings=Harmonize(), **reading
