@@ -188,10 +188,10 @@ def test_table_one_of_the_page_is_the_file(reported, page):
 def test_assumed_labels_are_told_from_observed_ones(page):
     section = page[page.index('id="labels"') : page.index('id="sites"')]
     row = section[section.index('<td class="name">alzheimers') :].split("</tr>")[0]
-    assert "assumed in part" in row
+    assert '<span class="badge">assumed</span>' in row
     assert "control 4 (assumed)" in row
     assert re.findall(r'data-value="(\d+)"', row) == ["0", "4", "0"]
-    assert section.count("assumed in part") == 1
+    assert section.count('<span class="badge">assumed') == 1
 
 
 def test_planted_motion_is_in_the_site_section_and_what_was_not_run_says_why(reported, page):
