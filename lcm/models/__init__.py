@@ -14,10 +14,13 @@ from typing import Any, Literal, NamedTuple
 
 
 class Architecture(NamedTuple):
-    """How an architecture is trained and how its class is imported."""
+    """How an architecture is trained, how its class is imported, and its named sizes."""
 
     kind: Literal["estimator", "network"]
     load: Callable[[], Any]
+    sizes: Mapping[str, dict[str, int | float | str]] = {}
+    continuous: bool = True
+    """Whether it can answer about a continuous BEI; if not, such a task is `not run`."""
 
 
 # One import statement each, not a dotted path: the code hash and the import law read the syntax tree.
@@ -33,16 +36,31 @@ def _ridge() -> Any:
     return Ridge
 
 
+def _logistic() -> Any:
+    from lcm.models.logistic import Logistic
+
+    return Logistic
+
+
 def _large_connectome_model() -> Any:
     from lcm.models.large_connectome_model import LargeConnectomeModel
 
     return LargeConnectomeModel
 
 
+LCM_SIZES: dict[str, dict[str, int | float | str]] = {
+    "tiny": {"num_layers": 2, "width": 64},
+    "small": {"num_layers": 8},
+    "mid": {"num_layers": 20},
+    "big": {"num_layers": 32},
+}
+"""A laptop's, and the LCM paper's three at width 2048: 294, 735 and 1,176 million parameters."""
+
 MODELS: dict[str, Architecture] = {
     "majority": Architecture("estimator", _majority),
     "ridge": Architecture("estimator", _ridge),
-    "lcm": Architecture("network", _large_connectome_model),
+    "logistic": Architecture("estimator", _logistic, continuous=False),
+    "lcm": Architecture("network", _large_connectome_model, LCM_SIZES),
 }
 """Name in config.yaml → architecture."""
 
@@ -54,11 +72,25 @@ def architecture(name: str) -> Architecture:
     return MODELS[name]
 
 
-def check_size(name: str, size: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the key, when `size` has an argument the architecture does not take."""
-    loaded = architecture(name)
+def resolve_size(name: str, size: str | Mapping[str, Any]) -> dict[str, Any]:
+    """A size as arguments; ValueError lists the named ones when there is none of that name."""
+    if not isinstance(size, str):
+        return dict(size)
+    sizes = architecture(name).sizes
+    if size not in sizes:
+        raise ValueError(f"architecture '{name}' has no size '{size}'; it has: {', '.join(sizes) or 'no named one'}")
+    return dict(sizes[size])
+
+
+def check_size(name: str, size: str | Mapping[str, Any]) -> dict[str, Any]:
+    """The size as all its arguments, defaults included; ValueError, naming the key, for one that the architecture lacks."""
+    loaded, arguments = architecture(name), resolve_size(name, size)
     called = loaded.load().fit if loaded.kind == "estimator" else loaded.load()
-    known = [key for key, value in inspect.signature(called).parameters.items() if value.kind is value.KEYWORD_ONLY]
-    unknown = sorted(set(size) - set(known))
+    parameters = inspect.signature(called).parameters.values()
+    defaults = {
+        parameter.name: parameter.default for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(arguments) - set(defaults))
     if unknown:
-        raise ValueError(f"architecture '{name}' has no size {unknown}; it takes: {', '.join(known) or 'none'}")
+        raise ValueError(f"architecture '{name}' has no size {unknown}; it takes: {', '.join(defaults) or 'none'}")
+    return defaults | arguments

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lcm.models.labelled import Labelled
+from lcm.models.standardisation import standardisation, standardised
 
 PENALTIES = np.logspace(1, 7, 13)
 """Standardised edges give a Gram matrix with a diagonal near E (6,670 for AAL); the grid spans it both ways."""
@@ -36,10 +37,10 @@ class Ridge:
                 f"ridge needs labelled training and validation scans, got {len(training.target_N)} and "
                 f"{len(validation.target_N)}: use fewer folds, or drop this task"
             )
-        mean_E, scale_E = _standardisation(training.edges_NE)
-        edges_NE = _standardised(training.edges_NE, mean_E, scale_E)
+        mean_E, scale_E = standardisation(training.edges_NE)
+        edges_NE = standardised(training.edges_NE, mean_E, scale_E)
         coded_NL = _coded(training.target_N, num_levels)
-        validation_NE = _standardised(validation.edges_NE, mean_E, scale_E)
+        validation_NE = standardised(validation.edges_NE, mean_E, scale_E)
         fits = [_solve(edges_NE, coded_NL, penalty) for penalty in PENALTIES]
         outputs = [validation_NE @ coefficient_EL + intercept_L for coefficient_EL, intercept_L in fits]
         validation_NL = _coded(validation.target_N, num_levels)
@@ -59,28 +60,10 @@ class Ridge:
 
     def predict(self, edges_NE: np.ndarray) -> np.ndarray:
         """Scores (N, L): probabilities of the levels, or one column of values for a continuous target."""
-        standard_NE = _standardised(edges_NE, self.state["mean_E"], self.state["scale_E"])
+        standard_NE = standardised(edges_NE, self.state["mean_E"], self.state["scale_E"])
         output_NL = standard_NE @ self.state["coefficient_EL"] + self.state["intercept_L"]
         sharpness = float(self.state["sharpness"][0])
         return _softmax(sharpness * output_NL) if sharpness else output_NL
-
-
-def _standardisation(edges_NE: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every edge over scans that have it; (0, 1) for an edge no scan has."""
-    edges_NE = np.asarray(edges_NE, dtype=np.float64)
-    seen_NE = np.isfinite(edges_NE)
-    count_E = np.maximum(seen_NE.sum(axis=0), 1)
-    mean_E = np.where(seen_NE, edges_NE, 0.0).sum(axis=0) / count_E
-    variance_E = np.where(seen_NE, (edges_NE - mean_E) ** 2, 0.0).sum(axis=0) / count_E
-    scale_E = np.sqrt(variance_E)
-    # An edge that is constant in training must not explode in validation or test.
-    return mean_E, np.where(scale_E > 1e-6, scale_E, 1.0)
-
-
-def _standardised(edges_NE: np.ndarray, mean_E: np.ndarray, scale_E: np.ndarray) -> np.ndarray:
-    """Standard edges; a missing one gets the training mean, 0 on this scale."""
-    standard_NE = (np.asarray(edges_NE, dtype=np.float64) - mean_E) / scale_E
-    return np.nan_to_num(standard_NE, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _coded(target_N: np.ndarray, num_levels: int) -> np.ndarray:

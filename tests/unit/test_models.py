@@ -20,7 +20,7 @@ def test_every_name_loads_a_class_of_its_kind():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'rigde'.*majority, ridge, lcm"):
+    with pytest.raises(ValueError, match=r"'rigde'.*majority, ridge, logistic, lcm"):
         architecture("rigde")
 
 
