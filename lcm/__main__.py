@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pydantic
 
-from lcm.config import SETTINGS, STAGE_ROOMS, Settings
+from lcm.config import COMMANDS, SETTINGS, STAGE_ROOMS, Settings, module_of
 from lcm.provenance import record
 from lcm.tables import write_atomically
 
@@ -21,17 +21,17 @@ log = logging.getLogger("lcm")
 
 
 def _usage() -> str:
-    names = "\n  ".join(STAGE_ROOMS)
+    stages, commands = ("\n  ".join(names) for names in (STAGE_ROOMS, COMMANDS))
     return (
-        f"usage: python -m lcm <stage> [options]\n\nstages, in running order:\n  {names}\n\n"
-        "python -m lcm <stage> --help explains one."
+        f"usage: python -m lcm <stage> [options]\n\nstages, in running order:\n  {stages}\n\n"
+        f"commands beside them:\n  {commands}\n\npython -m lcm <stage> --help explains one."
     )
 
 
 def _settings(stage: str, text: str) -> Settings:
-    """The stage's section of config.yaml, handed over as JSON; `{}` takes every default."""
+    """The stage's section of config.yaml, handed over as JSON; `{}` takes every default. A command has none."""
     try:
-        return SETTINGS[stage].model_validate(json.loads(text))
+        return SETTINGS.get(stage, Settings).model_validate(json.loads(text))
     except json.JSONDecodeError as error:
         raise ValueError(f"--settings: not JSON ({error})") from None
     except pydantic.ValidationError as error:
@@ -54,21 +54,24 @@ def _write_record(stage: str, module: object, options: argparse.Namespace, start
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage; 0 when its output stands, 1 with one line on stderr when it does not, 2 for a wrong call."""
+    """Run one stage or command; 0 when its output stands, 1 with one line on stderr when it does not, 2 for a wrong call."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in STAGE_ROOMS:
+    if not arguments or arguments[0] not in STAGE_ROOMS | COMMANDS:
         sys.stderr.write(_usage() + "\n")
         return 0 if arguments in (["--help"], ["-h"]) else 2
     stage = arguments[0]
     started = time.monotonic()
-    module = importlib.import_module(f"{STAGE_ROOMS[stage]}.{stage}")
+    module = importlib.import_module(module_of(stage))
     parser = argparse.ArgumentParser(prog=f"lcm {stage}", description=module.__doc__)
     module.arguments(parser)
-    parser.add_argument("--settings", default="{}", help=f"the `{stage}` section of config.yaml, as JSON")
+    if stage in SETTINGS:
+        parser.add_argument("--settings", default="{}", help=f"the `{stage}` section of config.yaml, as JSON")
     options = parser.parse_args(arguments[1:])
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Processes that share a training run this same command; one of them tells what it does.
+    level = logging.WARNING if int(os.environ.get("LOCAL_RANK", "0")) else logging.INFO
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        options.settings = _settings(stage, options.settings)
+        options.settings = _settings(stage, getattr(options, "settings", "{}"))
         code = module.main(options)
         if code is None:
             _write_record(stage, module, options, started)

@@ -6,13 +6,17 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lcm.fingerprint import Fingerprint
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
 
-def _array_schema(own: dict[str, pa.DataType], regions: Sequence[str], atlas: str, **more: str) -> pa.Schema:
+def _array_schema(
+    own: dict[str, pa.DataType], regions: Sequence[str], atlas: str, fingerprint: Fingerprint, **more: str
+) -> pa.Schema:
     """Schema of a table of arrays: what names and times a scan, then the table's own columns."""
     import pyarrow as pa
 
@@ -26,10 +30,11 @@ def _array_schema(own: dict[str, pa.DataType], regions: Sequence[str], atlas: st
         "coverage": pa.list_(pa.float32()),
     }
     fields = [pa.field(name, kind) for name, kind in (columns | own).items()]
-    return pa.schema(fields, metadata={"regions": json.dumps(list(regions)), "atlas": atlas, **more})
+    about = {"regions": json.dumps(list(regions)), "atlas": atlas, "fingerprint": json.dumps(fingerprint)}
+    return pa.schema(fields, metadata=about | more)
 
 
-def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
+def series_schema(regions: Sequence[str], atlas: str, fingerprint: Fingerprint | None = None) -> pa.Schema:
     """Parcellated series: `series` is T×R, row-major, raw units; `coverage` the share of each region inside the mask.
 
     `inputs` is a hash of all that shaped them: the row is used again as long as it stays the same.
@@ -37,10 +42,12 @@ def series_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
     import pyarrow as pa
 
     own = {"confounds": pa.string(), "inputs": pa.string(), "series": pa.list_(pa.float64())}
-    return _array_schema(own, regions, atlas)
+    return _array_schema(own, regions, atlas, fingerprint or {})
 
 
-def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Schema:
+def denoised_schema(
+    regions: Sequence[str], atlas: str, strategy: str, fingerprint: Fingerprint | None = None
+) -> pa.Schema:
     """Denoised series: all volumes, NaN where one was censored; `kept` marks those that may enter a connectome."""
     import pyarrow as pa
 
@@ -52,11 +59,18 @@ def denoised_schema(regions: Sequence[str], atlas: str, strategy: str) -> pa.Sch
         "kept": pa.list_(pa.bool_()),
         "series": pa.list_(pa.float32()),
     }
-    return _array_schema(own, regions, atlas, strategy=strategy)
+    stated = (fingerprint or {}) | {"denoise.strategy": strategy}
+    return _array_schema(own, regions, atlas, stated, strategy=strategy)
 
 
 def connectome_schema(
-    regions: Sequence[str], atlas: str, strategy: str, *, kind: str = "correlation", fisher_z: bool = False
+    regions: Sequence[str],
+    atlas: str,
+    strategy: str,
+    fingerprint: Fingerprint | None = None,
+    *,
+    kind: str = "correlation",
+    fisher_z: bool = False,
 ) -> pa.Schema:
     """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered.
 
@@ -73,7 +87,18 @@ def connectome_schema(
         "window_start": pa.int32(),
         "fc": pa.list_(pa.float32(), num_edges),
     }
-    return _array_schema(own, regions, atlas, strategy=strategy, kind=kind, fisher_z=json.dumps(fisher_z))
+    stated = {"denoise.strategy": strategy, "correlate.kind": kind, "correlate.fisher_z": fisher_z}
+    names = {"strategy": strategy, "kind": kind, "fisher_z": json.dumps(fisher_z)}
+    return _array_schema(own, regions, atlas, (fingerprint or {}) | stated, **names)
+
+
+def attention_schema(regions: Sequence[str], atlas: str) -> pa.Schema:
+    """Where a network's tokens looked: a row a person and token, with the share of every region; shares sum to 1."""
+    import pyarrow as pa
+
+    columns = {"person_id": pa.string(), "target": pa.string(), "level": pa.string()}
+    columns["share"] = pa.list_(pa.float32(), len(regions))
+    return pa.schema(columns.items(), metadata={"regions": json.dumps(list(regions)), "atlas": atlas})
 
 
 def square(edges_NE: NDArray[np.float32], num_regions: int) -> NDArray[np.float32]:
@@ -95,3 +120,8 @@ def region_names(table: pa.Table) -> list[str]:
 def atlas_name(table: pa.Table) -> str:
     """Name of the atlas of a table of arrays."""
     return table.schema.metadata[b"atlas"].decode()
+
+
+def fingerprint_of(table: pa.Table) -> Fingerprint:
+    """What is on record of how the values came to be (see lcm.fingerprint); nothing in a table of an older version."""
+    return json.loads(table.schema.metadata.get(b"fingerprint", b"{}"))

@@ -13,10 +13,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from lcm.config import STAGE_ROOMS, Settings
+from lcm.config import Settings, module_of
 
 _PACKAGE = Path(__file__).parent
-_VERSIONED = ("numpy", "scipy", "pandas", "pyarrow", "nibabel", "nilearn", "nipype", "antspyx", "scikit-learn", "torch")
+_VERSIONED = (
+    *("numpy", "scipy", "pandas", "pyarrow", "nibabel", "nilearn", "nipype", "antspyx", "scikit-learn"),
+    *("torch", "lightning", "safetensors"),
+)
 
 
 def _file_of(module: str) -> Path | None:
@@ -47,11 +50,11 @@ class _Undocumented(ast.NodeTransformer):
 
 @functools.cache
 def modules_behind(stage: str) -> tuple[str, ...]:
-    """Every module of ours that a stage reaches by import statements, itself included, sorted.
+    """Every module of ours that a stage or command reaches by import statements, itself included, sorted.
 
     `lcm.config` is left out: a stage's settings reach Snakemake by value, and another stage's class is not its code.
     """
-    waiting, found = [f"{STAGE_ROOMS[stage]}.{stage}"], set()
+    waiting, found = [module_of(stage)], set()
     while waiting:
         module = waiting.pop()
         path = _file_of(module)

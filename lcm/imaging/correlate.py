@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcm.array_tables import atlas_name, connectome_schema, region_names
+from lcm.array_tables import atlas_name, connectome_schema, fingerprint_of, region_names
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
+from lcm.fingerprint import Fingerprint, of_stage
 from lcm.imaging.connectivity import TooShort, connectivity, read_reference, tangent_reference, write_reference
 from lcm.imaging.series import SeriesError, covered, read_series
+from lcm.provenance import file_hash
 from lcm.tables import OK, SCANS, excluded, failed, read_arrow, read_tsv, write_arrow
 
 # T time, R regions, E edges of the upper triangle
@@ -55,15 +57,23 @@ def main(options: argparse.Namespace) -> None:
     if options.series:
         table = read_arrow(options.series[0])
         regions, atlas, rows = region_names(table), atlas_name(table), _denoised(table)
-        strategy = table.schema.metadata[b"strategy"].decode()
+        strategy, before = table.schema.metadata[b"strategy"].decode(), fingerprint_of(table)
     else:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
         strategy = "denoised elsewhere"
+        before = {"images": "series"}
     reference_RR = read_reference(Path(settings.reference), regions) if settings.reference else None
-    schema = connectome_schema(regions, atlas, strategy, kind=settings.kind, fisher_z=settings.fisher_z)
+    fingerprint = before | _fingerprint(settings)
+    schema = connectome_schema(regions, atlas, strategy, fingerprint, kind=settings.kind, fisher_z=settings.fisher_z)
     done = (pa.RecordBatch.from_pylist(_rows(row, len(regions), settings, reference_RR), schema=schema) for row in rows)
     write_arrow(pa.RecordBatchReader.from_batches(schema, done), options.output)
+
+
+def _fingerprint(settings: Correlate) -> Fingerprint:
+    names = ["reference", "window_volumes", *(["window_tail"] if settings.window_volumes else [])]
+    reference = file_hash(Path(settings.reference)) if settings.reference else None
+    return of_stage("correlate", settings.model_dump(mode="json") | {"reference": reference}, names)
 
 
 def methods(settings: Correlate) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcm.array_tables import atlas_name, denoised_schema, region_names
+from lcm.array_tables import atlas_name, denoised_schema, fingerprint_of, region_names
 from lcm.atlas import load_atlas
 from lcm.config import Denoise
+from lcm.fingerprint import Fingerprint, of_stage
 from lcm.imaging.series import SeriesError, covered, read_series
 from lcm.imaging.strategy import Confounds, ConfoundsError, Strategy, read_strategy
 from lcm.tables import OK, SCANS, excluded, failed, read_arrow, read_tsv, write_arrow
@@ -58,14 +59,23 @@ def main(options: argparse.Namespace) -> None:
     if options.series:
         table = read_arrow(options.series)
         regions, atlas, rows = region_names(table), atlas_name(table), _parcellated(table)
+        before = fingerprint_of(table)
     else:
         loaded = load_atlas(options.atlas)
         regions, atlas, rows = list(loaded.names), loaded.name, _ready(options.scans, options.atlas)
+        before = {"images": "series"}
     settings = strategy.applied_to(options.settings)
     options.methods = _methods(settings, strategy)
-    schema = denoised_schema(regions, atlas, strategy.name)
+    schema = denoised_schema(regions, atlas, strategy.name, before | _fingerprint(settings, strategy))
     done = (pa.RecordBatch.from_pylist([_row(row, len(regions), strategy, settings)], schema=schema) for row in rows)
     write_arrow(pa.RecordBatchReader.from_batches(schema, done), options.output)
+
+
+def _fingerprint(settings: Denoise, strategy: Strategy) -> Fingerprint:
+    # Sorted: a regression does not see the order of its columns.
+    own = {"columns": sorted(strategy.columns), "patterns": sorted(strategy.patterns)}
+    shaping = [name for name in Denoise.model_fields if name != "min_minutes"]
+    return of_stage("denoise", own | settings.model_dump(mode="json"), [*own, *shaping])
 
 
 def _methods(settings: Denoise, strategy: Strategy) -> str:

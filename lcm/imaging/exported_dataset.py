@@ -132,15 +132,15 @@ def _copy_atlas(atlas: Atlas, root: Path) -> str:
     """Put the atlas at the root as BIDS describes it, and remove another one that stood there."""
     if atlas.description:
         content = json.loads(atlas.description.read_text(encoding="utf-8"))
-        image = root / atlas.image.parent.name / atlas.image.name
+        image = root / atlas.label_image.parent.name / atlas.label_image.name
         table = image.with_name(atlas.table.name)
         _copy(atlas.table, table)
     else:
         content, image, table = _described(atlas, root)
-    _copy(atlas.image, image)
+    _copy(atlas.label_image, image)
     top = root / f"atlas-{atlas.name}_description.json"
     write_json(top, content)
-    for licence in (atlas.description or atlas.image).parent.glob("LICEN[CS]E*"):
+    for licence in (atlas.description or atlas.label_image).parent.glob("LICEN[CS]E*"):
         # At the root it would be the licence of the people's data.
         _copy(licence, root / "sourcedata" / f"atlas-{atlas.name}" / licence.name)
     for old in (*root.glob("atlas-*_description.json"), *root.glob("tpl-*/tpl-*_atlas-*_dseg.*")):
@@ -151,15 +151,15 @@ def _copy_atlas(atlas: Atlas, root: Path) -> str:
 
 def _described(atlas: Atlas, root: Path) -> tuple[dict[str, str], Path, Path]:
     """Description, image and table of an atlas that came as an image with a table beside it."""
-    entity = re.search(r"(?:^|_)(?:tpl|space)-([A-Za-z0-9]+)", atlas.image.name)
+    entity = re.search(r"(?:^|_)(?:tpl|space)-([A-Za-z0-9]+)", atlas.label_image.name)
     space = entity[1] if entity else "MNI"
-    suffix = ".nii.gz" if atlas.image.name.endswith(".gz") else ".nii"
+    suffix = ".nii.gz" if atlas.label_image.name.endswith(".gz") else ".nii"
     stem = root / f"tpl-{space}" / f"tpl-{space}_atlas-{atlas.name}_dseg"
     content = {
         "Name": atlas.name,
         "License": "not stated by the files the atlas came in; ask its authors",
         "SpatialReference": "the MNI space that the study's images are in",
-        "SourceFile": f"{atlas.image.name} with {atlas.table.name}",
+        "SourceFile": f"{atlas.label_image.name} with {atlas.table.name}",
     }
     table = stem.with_name(stem.name + ".tsv")
     lines = ["index\tname\tx_mm\ty_mm\tz_mm"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lcm.array_tables import series_schema
 from lcm.atlas import Atlas, load_atlas
 from lcm.config import Parcellate
+from lcm.fingerprint import Fingerprint, of_stage
 from lcm.imaging.header import ImageError, read_header
 from lcm.imaging.stored_volumes import read_mask, stored_volumes
 from lcm.provenance import code_hash, file_hash
@@ -47,8 +48,10 @@ def main(options: argparse.Namespace) -> None:
 
     settings: Parcellate = options.settings
     atlas = load_atlas(settings.atlas)
-    schema = series_schema(atlas.names, atlas.name)
-    scans = with_preprocessed(read_tsv(options.scans, SCANS), options.runs)
+    scans = read_tsv(options.scans, SCANS)
+    fingerprint = _images(scans, options.runs) | of_stage("parcellate", settings.model_dump(), ["min_coverage"])
+    schema = series_schema(atlas.names, atlas.name, fingerprint)
+    scans = with_preprocessed(scans, options.runs)
     rows = _rows(scans.to_dict("records"), atlas, settings, _former(options.output, schema))
     batches = (pa.RecordBatch.from_pylist([row], schema=schema) for row in rows)
     write_arrow(pa.RecordBatchReader.from_batches(schema, batches), options.output)
@@ -61,6 +64,28 @@ def methods(settings: Parcellate) -> str:
         f"taken over the voxels inside the brain mask; regions covered by less than {settings.min_coverage:.0%} were set "
         "to missing."
     )
+
+
+def _images(scans: pd.DataFrame, runs_folder: Path) -> Fingerprint:
+    """Where the batch's images come from, and what `preprocess` did to them by a participant's table and its record."""
+    images: Fingerprint = {"images": str(scans["input"].iloc[0])}
+    tables = [runs_folder / f"{person}_runs.tsv" for person in scans["participant_id"]]
+    table = next((path for path in tables if path.with_suffix(".json").is_file()), None)
+    if images["images"] == "derivatives" or table is None:
+        return images
+    settings = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["settings"]
+    # `auto` is a wish; the table says which template it became.
+    settings |= {"template": read_tsv(table, RUNS)["template"].iloc[0]}
+    return images | of_stage("preprocess", settings, _shaping(images["images"], settings))
+
+
+def _shaping(images: str, settings: dict[str, Any]) -> list[str]:
+    """The settings of `preprocess` that had a say in such images."""
+    if images != "bids":
+        return ["template", "resolution_mm"]
+    if settings["backend"] == "fmriprep":
+        return ["backend", "template", "resolution_mm", "slice_timing"]
+    return ["backend", "template", "resolution_mm", "slice_timing", "registration_mm", "normalization"]
 
 
 def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:

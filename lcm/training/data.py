@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Hashable, Sequence
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from lcm.array_tables import atlas_name, region_names, square
-from lcm.tables import BEI, FOLDS, OK, SCAN_KEY, SCANS, TEST, TRAIN, VALIDATION, read_arrow, read_tsv
+from lcm.array_tables import atlas_name, fingerprint_of, region_names, square
+from lcm.fingerprint import Fingerprint
+from lcm.tables import BEI, FOLDS, MISSING, OK, SCAN_KEY, SCANS, TEST, TRAIN, VALIDATION, read_arrow, read_tsv
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,6 +55,8 @@ class Cohort:
     atlas: str
     regions: tuple[str, ...]
     strategies: tuple[str, ...]
+    preprocessing: tuple[Fingerprint, ...]
+    """The distinct fingerprints of the files the scans lie in: a study pools datasets of several origins."""
 
     def keep(self, mask_N: np.ndarray) -> Cohort:
         """The scans where the mask is true."""
@@ -61,6 +65,14 @@ class Cohort:
     def of_role(self, role: str) -> Cohort:
         """The scans of the people who have that role in the fold."""
         return self.keep((self.rows["role"] == role).to_numpy())
+
+
+def add_model_flags(parser: ArgumentParser) -> None:
+    """The flags that name a model, its fold and the joined tables, alike in pretrain and finetune."""
+    parser.add_argument("--model", required=True, help="name of the model in config.yaml")
+    parser.add_argument("--model-definition", required=True, help="its entry in config.yaml, as JSON")
+    parser.add_argument("--fold", type=int, required=True, help="outer fold; only its training people are learned from")
+    add_table_flags(parser)
 
 
 def add_table_flags(parser: ArgumentParser) -> None:
@@ -106,6 +118,11 @@ def read_cohort(
     return cohort
 
 
+def people_of_role(path: Path, fold: int, role: str) -> list[str]:
+    """Ids of the people who have that role in a fold of folds.tsv."""
+    return [person for person, own in _roles_of_fold(path, fold).items() if own == role]
+
+
 def _roles_of_fold(path: Path, fold: int) -> dict[str, str]:
     """Person → role in one fold; the table's own law gives each person one."""
     folds = read_tsv(path, FOLDS)
@@ -122,26 +139,34 @@ def _join_connectomes(rows: pd.DataFrame, tables: Tables) -> Cohort:
     homeless = int(rows["batch"].isna().sum())
     if homeless:
         raise ValueError(f"{tables.bei}: {homeless} scans are not in {tables.scans}; run `harmonize` again")
-    # The first file of the study sets the region order, so that every subset of cohorts agrees on it.
+    return join_connectomes(rows, scans, tables.connectomes)
+
+
+def join_connectomes(rows: pd.DataFrame, scans: pd.DataFrame, connectomes: Path) -> Cohort:
+    """The connectomes of `rows`, a row a scan with its `batch`; the first file of `scans` sets the region order."""
+    # One file for all, so that every subset of cohorts agrees on it.
     first = scans.sort_values(["dataset", "batch"]).iloc[0]
-    reference = _names(read_arrow(tables.connectomes / first["dataset"] / f"{first['batch']}.arrow"))
+    reference = _names(read_arrow(connectomes / first["dataset"] / f"{first['batch']}.arrow"))
     found, parts = [], []
     for (dataset, batch), members in rows.groupby(["dataset", "batch"], sort=True):
-        path = tables.connectomes / str(dataset) / f"{batch}.arrow"
+        path = connectomes / str(dataset) / f"{batch}.arrow"
         present, part = _read_batch(path, members)
         parts.append(_in_order_of(reference, part, path))
         found.append(members.loc[present])
     nobody_0E = np.empty((0, _num_edges(reference.regions)), dtype=np.float32)
     joined = pd.concat([rows.iloc[:0], *found]).drop(columns="batch").reset_index(drop=True)
-    strategies = tuple(sorted({part.names.strategy for part in parts if len(part.edges_NE)}))
+    used = [part.names for part in parts if len(part.edges_NE)]
+    strategies = tuple(sorted({names.strategy for names in used}))
+    fingerprints = {json.dumps(names.fingerprint, sort_keys=True): names.fingerprint for names in used}
     edges_NE = np.concatenate([nobody_0E, *(part.edges_NE for part in parts)])
-    return Cohort(joined, edges_NE, reference.atlas, reference.regions, strategies)
+    return Cohort(joined, edges_NE, reference.atlas, reference.regions, strategies, tuple(fingerprints.values()))
 
 
 class _Names(NamedTuple):
     atlas: str
     regions: tuple[str, ...]
     strategy: str
+    fingerprint: Fingerprint
 
 
 class _Batch(NamedTuple):
@@ -151,7 +176,7 @@ class _Batch(NamedTuple):
 
 def _names(table: pa.Table) -> _Names:
     strategy = (table.schema.metadata.get(b"strategy") or b"").decode()
-    return _Names(atlas_name(table), tuple(region_names(table)), strategy)
+    return _Names(atlas_name(table), tuple(region_names(table)), strategy, fingerprint_of(table))
 
 
 def _read_batch(path: Path, members: pd.DataFrame) -> tuple[list[Hashable], _Batch]:
@@ -212,13 +237,19 @@ def levels_of(cohort: Cohort, name: str, *, pseudo_weight: float) -> tuple[str, 
 
 
 def labels_of(cohort: Cohort, name: str, levels: Sequence[str], *, pseudo_weight: float = 0.0) -> Labels:
-    """Answers of every scan; a level outside `levels` counts as missing, `levels` empty reads numbers."""
+    """Answers of every scan; a level outside `levels` counts as missing, `levels` empty reads numbers.
+
+    Where `levels` has MISSING, the LCM authors' class N/A, it is the answer of every scan that has no other.
+    """
     cells = _column(cohort, name)
     if levels:
         value_N = cells.map({level: float(i) for i, level in enumerate(levels)}).to_numpy(dtype=np.float64)
     else:
         value_N = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64)
     weight_N = np.where(np.isfinite(value_N), _weights(cohort, name, pseudo_weight), 0.0)
+    if MISSING in levels:
+        value_N = np.where(weight_N > 0, value_N, float(levels.index(MISSING)))
+        weight_N = np.where(weight_N > 0, weight_N, 1.0)
     return Labels(np.where(weight_N > 0, value_N, 0.0).astype(np.float32), weight_N.astype(np.float32))
 
 

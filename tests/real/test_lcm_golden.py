@@ -1,4 +1,4 @@
-"""The architecture is the authors': their checkpoint format, given our names, gives their outputs."""
+"""The authors' checkpoint pair, imported by the command, gives the authors' outputs: logits, sex, age, attention."""
 
 from __future__ import annotations
 
@@ -8,59 +8,53 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lcm.__main__ import main
+from lcm.training.weights import Manifest, load_bundle
+from tests.unit.test_weights import no_scans
+
 torch = pytest.importorskip("torch")
 
-from lcm.models.large_connectome_model import LargeConnectomeModel  # noqa: E402
 
-NAMES = {
-    "linear1": "expand",
-    "linear2": "contract",
-    "norm1": "norm1",
-    "norm2": "norm2",
-    "norm3": "norm3",
-}
+@pytest.fixture(scope="module")
+def golden(shared_data: Path) -> dict[str, np.ndarray]:
+    """FC of six scans and what the authors' classes made of them, layer by layer."""
+    with np.load(shared_data / "lcm_golden" / "golden.npz") as arrays:
+        return dict(arrays)
 
 
-def our_weights(backbone: dict, head: dict, num_layers: int) -> dict:
-    """The authors' two state dicts under the names of LargeConnectomeModel."""
-    ours = {"token_embedding": head["object_query.weight"]}
-    for kind in ("weight", "bias"):
-        ours[f"region_embedding.{kind}"] = backbone[f"lin.0.{kind}"]
-        ours[f"norm.{kind}"] = head[f"decoder.norm.{kind}"]
-        ours[f"head.{kind}"] = head[f"class_embed.{kind}"]
-    for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-        ours[f"region_norm.{name}"] = backbone[f"lin.1.{name}"]
-    for layer in range(num_layers):
-        theirs = f"decoder.layers.{layer}"
-        for kind in ("weight", "bias"):
-            for old, new in NAMES.items():
-                ours[f"layers.{layer}.{new}.{kind}"] = head[f"{theirs}.{old}.{kind}"]
-            for old, new in (("self_attn", "self_attention"), ("multihead_attn", "cross_attention")):
-                parts = head[f"{theirs}.{old}.in_proj_{kind}"].chunk(3)
-                for part, projection in zip(parts, ("query", "key", "value"), strict=True):
-                    ours[f"layers.{layer}.{new}.{projection}.{kind}"] = part
-                ours[f"layers.{layer}.{new}.output.{kind}"] = head[f"{theirs}.{old}.out_proj.{kind}"]
-    return ours
+@pytest.fixture(scope="module")
+def bundle(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden pair as `lcm import-weights` leaves it."""
+    folder, output = shared_data / "lcm_golden", tmp_path_factory.mktemp("bundles") / "golden"
+    backbone, head = (str(folder / f"{part}_fold0_hcpaBest.pt") for part in ("bb", "head"))
+    assert main(["import-weights", "--backbone", backbone, "--head", head, "--output", str(output)]) == 0
+    return output
 
 
-def test_the_authors_weights_give_the_authors_outputs(shared_data: Path):
-    folder = shared_data / "lcm_golden"
-    size, golden = json.loads((folder / "spec.json").read_text()), np.load(folder / "golden.npz")
-    backbone, head = (
-        torch.load(folder / f"{part}_fold0_hcpaBest.pt", weights_only=True, map_location="cpu")
-        for part in ("bb", "head")
-    )
-    tokens = [f"class={i}" for i in range(size["num_classes"])] + ["sex=0", "sex=1", "age"]
-    network = LargeConnectomeModel(
-        golden["fc"].shape[1],
-        tokens,
-        num_layers=size["layers"],
-        width=size["dim"],
-        num_heads=size["heads"],
-        feedforward=size["feedforward"],
-    )
-    network.load_state_dict(our_weights(backbone, head, size["layers"]), strict=True)
+def test_sizes_and_tokens_are_those_of_the_specification(bundle, shared_data):
+    size = json.loads((shared_data / "lcm_golden" / "spec.json").read_text())
+    manifest = Manifest.model_validate_json((bundle / "manifest.json").read_text())
+    ours = {"layers": "num_layers", "dim": "width", "heads": "num_heads", "feedforward": "feedforward"}
+    assert {theirs: manifest.sizes[name] for theirs, name in ours.items()} == {key: size[key] for key in ours}
+    assert [len(manifest.vocabulary[name]) for name in list(manifest.vocabulary)[:5]] == [5, 3, 3, 5, 8]
+    assert manifest.tokens[-3:] == ("sex=female", "sex=male", "age")
+    assert (manifest.stage, manifest.people, manifest.fold) == ("imported", "unknown", None)
+
+
+@pytest.mark.parametrize("form", ["standard", "absorbed"])
+def test_logits_sex_age_and_attention_of_every_layer_agree(bundle, golden, form):
+    from lcm.training.networks import build_network, load_arrays
+
+    manifest = Manifest.model_validate_json((bundle / "manifest.json").read_text())
+    manifest, arrays = load_bundle(bundle, no_scans(regions=manifest.regions, fingerprint=manifest.preprocessing[0]))
+    model = manifest.resolved_model.model_copy(update={"size": manifest.sizes | {"form": form}})
+    network = build_network(model, len(manifest.regions), manifest.tokens, seed=0)
+    load_arrays(network, arrays)
+    fc_BRR = torch.from_numpy(golden["fc"])
     with torch.no_grad():
-        logits_LBP = network.eval()(torch.from_numpy(golden["fc"])).numpy()
+        plain_LBP = network.eval()(fc_BRR).numpy()
+        logits_LBP, attention_LBPR = (tensor.numpy() for tensor in network.attend(fc_BRR))
     expected_LBP = np.concatenate([golden["logits"], golden["sex"], golden["age"]], axis=-1)
+    np.testing.assert_allclose(plain_LBP, expected_LBP, atol=1e-5, rtol=0)
     np.testing.assert_allclose(logits_LBP, expected_LBP, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(attention_LBPR, golden["cross_attention"].swapaxes(0, 1), atol=1e-6, rtol=0)
