@@ -35,7 +35,8 @@ class Atlas:
     names: tuple[str, ...]
     coordinates_mm: tuple[Mm, ...]
     """Place of each region in template space as its table has it, NaN where it has none; see `centres_mm`."""
-    image: Path
+    image: Path | None
+    """The label image; a bare label table has none, and serves ready series alone."""
     table: Path
     description: Path | None = None
     """JSON file of a BIDS-atlas folder; an image with a table beside it has none."""
@@ -43,7 +44,7 @@ class Atlas:
     @property
     def files(self) -> list[str]:
         """What a stage that uses the atlas depends on."""
-        return [str(self.table), str(self.image)]
+        return [str(path) for path in (self.table, self.image) if path]
 
     @property
     def num_regions(self) -> int:
@@ -59,12 +60,23 @@ class Atlas:
             if name.endswith("_L") and f"{name[:-2]}_R" in position
         ]
 
+    @property
+    def label_image(self) -> Path:
+        """The label image; ValueError where there is none."""
+        if self.image is None:
+            raise ValueError(
+                f"atlas {self.name}: {self.table} is a label table without an image, which serves ready series alone; "
+                "give the NIfTI, with this table beside it"
+            )
+        return self.image
+
     def check(self) -> None:
-        """Read the image and stop unless it and the table hold the same regions; `on_grid` does so too.
+        """Read the image, if there is one, and stop unless it and the table hold the same regions; `on_grid` does too.
 
         Raises ValueError when the image is not 3D, its values are no labels, or a region is in one of the two only.
         """
-        self._positions()
+        if self.image is not None:
+            self._positions()
 
     def centres_mm(self) -> NDArray[np.float64]:
         """Centre of every region, R×3, always finite: from the table, or else the centre of mass of its voxels.
@@ -113,14 +125,15 @@ class Atlas:
         import nibabel as nib
         import numpy as np
 
-        source: Any = nib.load(self.image)
+        image = self.label_image
+        source: Any = nib.load(image)
         values = np.asarray(source.dataobj)
         if values.ndim != 3:
-            raise ValueError(f"{self.image}: a label image is 3D, this one has shape {values.shape}")
+            raise ValueError(f"{image}: a label image is 3D, this one has shape {values.shape}")
         with np.errstate(invalid="ignore"):
             whole = values.dtype.kind != "f" or bool((np.abs(values - np.rint(values)) < 1e-3).all())
         if not whole or values.min() < 0 or values.max() > _LARGEST_ID:
-            raise ValueError(f"{self.image}: not a label image: values are not whole numbers from 0 to {_LARGEST_ID}")
+            raise ValueError(f"{image}: not a label image: values are not whole numbers from 0 to {_LARGEST_ID}")
         labels = np.rint(values).astype(np.int64)
         position = np.zeros(max(*self.ids, int(labels.max())) + 1, dtype=np.int32)
         position[list(self.ids)] = np.arange(1, self.num_regions + 1)
@@ -134,12 +147,14 @@ class Atlas:
                 first = ", ".join(str(label) for label in sorted(names)[:3])
                 raise ValueError(
                     f"atlas {self.name}: {len(names)} regions are in the {where} (first {first}); "
-                    f"{self.table.name} and {self.image.name} must hold the same"
+                    f"{self.table.name} and {self.label_image.name} must hold the same"
                 )
 
 
 def load_atlas(name_or_path: str) -> Atlas:
     """An atlas of `lcm/atlases` by name, a BIDS-atlas folder by path, or a NIfTI label image with its table beside it.
+
+    A label table alone is an atlas of ready series.
 
     The image itself is not read; `Atlas.check` does. Raises ValueError when a file is missing or the table is no label
     table.
@@ -150,8 +165,10 @@ def load_atlas(name_or_path: str) -> Atlas:
         return _from_folder(path)
     if path.is_file() and path.name.endswith(_IMAGES):
         return _from_image(path)
+    if path.is_file() and path.suffix in _TABLES:
+        return _atlas(_label(path.stem), None, path, None)
     known = ", ".join(sorted(p.name for p in _SHIPPED.iterdir() if p.is_dir()))
-    raise ValueError(f"atlas {name_or_path!r}: neither shipped ({known}) nor a folder nor a NIfTI image")
+    raise ValueError(f"atlas {name_or_path!r}: neither shipped ({known}) nor a folder, a NIfTI image or a label table")
 
 
 def _from_folder(folder: Path) -> Atlas:
@@ -176,10 +193,14 @@ def _one(folder: Path, pattern: str) -> Path:
 
 def _from_image(image: Path) -> Atlas:
     stem = image.name.removesuffix(".gz").removesuffix(".nii")
+    return _atlas(_label(stem), image, _table_beside(image, stem), None)
+
+
+def _label(stem: str) -> str:
+    """An atlas's name by that of its file."""
     entity = re.search(r"(?:^|_)atlas-([A-Za-z0-9]+)", stem)
     # What follows a + says the grid (A424+2mm, AFNI's +tlrc), not the atlas.
-    name = entity[1] if entity else re.sub(r"[^A-Za-z0-9]", "", stem.split("+")[0])
-    return _atlas(name, image, _table_beside(image, stem), None)
+    return entity[1] if entity else re.sub(r"[^A-Za-z0-9]", "", stem.split("+")[0])
 
 
 def _table_beside(image: Path, stem: str) -> Path:
@@ -217,7 +238,7 @@ def _inherited(image: Path, stem: str) -> Path | None:
     return best[0] if len(best) == 1 else None
 
 
-def _atlas(name: str, image: Path, table: Path, description: Path | None) -> Atlas:
+def _atlas(name: str, image: Path | None, table: Path, description: Path | None) -> Atlas:
     rows = [row for row in _read_table(table) if row[0] != 0]
     width = len(str(max((index for index, _, _ in rows), default=0)))
     names = tuple(given or f"{name}_{index:0{width}d}" for index, given, _ in rows)

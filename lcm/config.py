@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import Annotated, Literal
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -17,14 +17,16 @@ from lcm.settings import (
     Fmriprep,  # noqa: F401 - every settings class is found here
     Harmonize,
     Index,
+    Name,
     Parcellate,
+    Predict,
     Preprocess,
     Pretrain,
     Report,
     Settings,
     Simulate,
     Split,
-    Training,  # noqa: F401 - every settings class is found here
+    Training,
 )
 
 STAGE_ROOMS: dict[str, str] = {
@@ -40,12 +42,20 @@ STAGE_ROOMS: dict[str, str] = {
     "pretrain": "lcm.training",
     "finetune": "lcm.training",
     "evaluate": "lcm.evaluation",
+    "predict": "lcm.training",
     "report": "lcm.evaluation",
 }
 """Every stage in running order and the room its module lives in."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
-"""A dataset, task or model name: it becomes a folder, so no slash, dot, underscore or space."""
+COMMANDS: dict[str, str] = {"import-weights": "lcm.training"}
+"""What the one door does beside the stages, by hand: no rule, no section of config.yaml."""
+
+Stage = TypeVar("Stage", bound=Training)
+
+
+def module_of(name: str) -> str:
+    """The module behind a stage or a command."""
+    return f"{(STAGE_ROOMS | COMMANDS)[name]}.{name.replace('-', '_')}"
 
 
 # ── what to make ────────────────────────────────────────────────────────────────────────────────
@@ -101,12 +111,27 @@ class Model(Settings):
     """One row of the benchmark: an architecture of lcm/models, its size and where its weights start."""
 
     architecture: str = Field(description="a name of lcm.models.MODELS")
-    start: Literal["scratch", "pretrained"] = Field(
-        default="scratch", description="pretrained: finetune begins from the weights of `pretrain` on the same fold"
+    start: str = Field(
+        default="scratch",
+        description="where finetune begins: scratch; pretrained: weights of its own `pretrain` on the same fold; the name of "
+        "another model: that one's; or the folder of a bundle (with a slash), e.g. of `lcm import-weights`",
     )
-    size: dict[str, int | float] = Field(
-        default_factory=dict, description="arguments of the architecture, e.g. {num_layers: 2, width: 64}"
+    size: str | dict[str, int | float | str] = Field(
+        default_factory=dict,
+        description="a named size of the architecture, e.g. tiny, or its arguments, e.g. {num_layers: 2, width: 64}",
     )
+    pretrain: dict[str, Any] = Field(
+        default_factory=dict, description="settings of `pretrain` that this model has of its own"
+    )
+    finetune: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of `finetune` that this model has of its own, e.g. {trunk: freeze} or {train_share: 0.1}",
+    )
+
+    @property
+    def starts_from_folder(self) -> bool:
+        """Whether its weights come from a bundle that this study did not make."""
+        return "/" in self.start
 
 
 class Study(Settings):
@@ -132,21 +157,67 @@ class Study(Settings):
     pretrain: Pretrain
     finetune: Finetune
     evaluate: Evaluate
+    predict: Predict | None = Field(default=None, description="null: no bundle is asked")
     report: Report
 
+    def pretrain_of(self, model: str) -> Pretrain:
+        """The section `pretrain` with what the model has of its own."""
+        return _overridden(self.pretrain, self.models[model].pretrain, f"models.{model}.pretrain")
+
+    def finetune_of(self, model: str) -> Finetune:
+        """The section `finetune` with what the model has of its own."""
+        return _overridden(self.finetune, self.models[model].finetune, f"models.{model}.finetune")
+
+    def pretrained_by(self, model: str) -> str | None:
+        """The model whose pretrained weights this one starts from; None where it starts from none of this study."""
+        start = self.models[model].start
+        if start == "scratch" or self.models[model].starts_from_folder:
+            return None
+        return model if start == "pretrained" else start
+
     @model_validator(mode="after")
-    def _combat_knows_no_target(self) -> Study:
-        asked = {"finetune": tuple(task.target for task in self.tasks.values())}
-        if any(model.start == "pretrained" for model in self.models.values()):
-            asked["pretrain"] = self.pretrain.targets
-            if self.pretrain.combat != self.finetune.combat:
-                raise ValueError("pretrain.combat and finetune.combat differ; a model starts from pretrained weights")
-        for stage, targets in asked.items():
-            combat = getattr(self, stage).combat
-            names = combat.forbidden(targets) if combat else []
-            if names:
-                raise ValueError(f"{stage}.combat.covariates holds {names}, predicted there; see combat.allow_target")
+    def _models_start_somewhere(self) -> Self:
+        for name, model in self.models.items():
+            trainer = self.pretrained_by(name)
+            if trainer is None:
+                continue
+            if trainer not in self.models or self.models[trainer].start != "pretrained":
+                can = [other for other, m in self.models.items() if m.start == "pretrained"]
+                raise ValueError(
+                    f"models.{name}.start is '{trainer}', and no model of that name has `start: pretrained`; there are: "
+                    f"{', '.join(can) or 'none'}. scratch and pretrained are words, a folder has a slash"
+                )
+            theirs = self.models[trainer]
+            if (theirs.architecture, theirs.size) != (model.architecture, model.size):
+                raise ValueError(f"models.{name} starts from '{trainer}', and its architecture or size is another")
         return self
+
+    @model_validator(mode="after")
+    def _combat_knows_no_target(self) -> Self:
+        predicted = tuple(task.target for task in self.tasks.values())
+        for name in self.models:
+            finetune, trainer = self.finetune_of(name), self.pretrained_by(name)
+            _check_covariates(f"models.{name}: finetune", finetune, predicted)
+            if trainer is not None:
+                pretrain = self.pretrain_of(trainer)
+                _check_covariates(f"models.{trainer}: pretrain", pretrain, pretrain.targets)
+                if pretrain.combat != finetune.combat:
+                    raise ValueError(f"models.{name}: pretrain.combat and finetune.combat differ; it starts from there")
+        return self
+
+
+def _overridden(section: Stage, own: dict[str, Any], place: str) -> Stage:
+    try:
+        return type(section).model_validate(section.model_dump() | own)
+    except ValidationError as error:
+        lines = (f"{place}.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ValueError("; ".join(lines)) from None
+
+
+def _check_covariates(place: str, stage: Training, targets: tuple[str, ...]) -> None:
+    names = stage.combat.forbidden(targets) if stage.combat else []
+    if names:
+        raise ValueError(f"{place}.combat.covariates holds {names}, predicted there; see combat.allow_target")
 
 
 def read_study(config: dict[str, object]) -> Study:
@@ -171,6 +242,7 @@ SETTINGS: dict[str, type[Settings]] = {
     "pretrain": Pretrain,
     "finetune": Finetune,
     "evaluate": Evaluate,
+    "predict": Predict,
     "report": Report,
 }
 """The class of each stage's section; the names equal STAGE_ROOMS and the fields of Study (tested)."""

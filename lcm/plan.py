@@ -16,9 +16,9 @@ from lcm.cohort.events import event_files
 from lcm.cohort.harmonize import check_settings, sources_of
 from lcm.cohort.source import canonical, read_source, source_path
 from lcm.cohort.vocabulary import read_vocabulary
-from lcm.config import Study, Task, read_study
+from lcm.config import Predict, Study, Task, read_study
 from lcm.imaging.strategy import read_strategy, strategy_path
-from lcm.models import MODELS
+from lcm.models import MODELS, resolve_size
 
 _PACKAGE = Path(__file__).parent
 PREPARED = ("bids", "hcp", "ukb")
@@ -35,6 +35,7 @@ class Wildcards(Protocol):
     model: str
     task: str
     fold: str
+    bundle: str
 
 
 class Plan:
@@ -49,6 +50,7 @@ class Plan:
         self._indexed = indexed
         real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
         self.listing = listing(real) if walk else ""
+        self.asked = self.study.predict or Predict()
         self.strategies = self._strategies()
         self.primary = next(iter(self.strategies))
         self.connectome_folder = f"results/correlate/{self.primary}"
@@ -73,23 +75,38 @@ class Plan:
 
     def _check_names(self) -> None:
         """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
-        load_atlas(self.study.parcellate.atlas)
+        atlas = load_atlas(self.study.parcellate.atlas)
         for name, dataset in self.study.datasets.items():
+            if dataset.input != "series" or self.study.export:
+                _ = atlas.label_image
             for folder in (dataset.path, dataset.phenotypes):
                 if folder and not folder.startswith("results/") and not Path(folder).is_dir():
                     raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
         self._check_cohorts()
         self._check_split_and_combat()
         self._check_export()
+        self._check_predict()
         for name, task in self.study.tasks.items():
             self._check_task(name, task)
-        for target in self.study.pretrain.targets:
+        for name in self.study.models:
+            self._check_model(name)
+
+    def _check_model(self, name: str) -> None:
+        """Stop for a model that cannot be built or begun, hours before its training would; raises ValueError."""
+        model = self.study.models[name]
+        if model.architecture not in MODELS:
+            raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
+        resolve_size(model.architecture, model.size)
+        if model.start != "scratch" and MODELS[model.architecture].kind != "network":
+            raise ValueError(f"model {name}: {model.architecture} has no weights to start from; use `start: scratch`")
+        pretrain = self.study.pretrain_of(name)
+        folders = [model.start] if model.starts_from_folder else []
+        for folder in [*folders, *filter(None, [pretrain.init_from])]:
+            _check_bundle(f"model {name}", folder)
+        for target in pretrain.targets if model.start == "pretrained" else ():
             if target not in read_vocabulary():
                 raise ValueError(f"pretrain.targets: {target!r} is no BEI; known: {', '.join(read_vocabulary())}")
             _check_target("pretrain.targets", target, allow_covariate=False)
-        for name, model in self.study.models.items():
-            if model.architecture not in MODELS:
-                raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
 
     def _check_cohorts(self) -> None:
         check_settings(self.study.harmonize, sources_of(self.study.datasets))
@@ -107,9 +124,11 @@ class Plan:
         }
         # A label (site, scanner) is what ComBat takes out, and head motion has no column in the BEI table.
         kept = {name for name, v in read_vocabulary().items() if v.kind != "label" and v.origin != "images"}
-        for stage in ("pretrain", "finetune"):
-            combat = getattr(self.study, stage).combat
-            asked[f"{stage}.combat.covariates"] = (kept, combat.covariates if combat else ())
+        sections = {"pretrain": self.study.pretrain_of, "finetune": self.study.finetune_of}
+        for stage, section_of in sections.items():
+            combats = [section_of(name).combat for name in self.study.models]
+            covariates = [covariate for combat in combats if combat for covariate in combat.covariates]
+            asked[f"{stage}.combat.covariates"] = (kept, covariates)
         for field, (names, wanted) in asked.items():
             for name in sorted(set(wanted) - names):
                 raise ValueError(f"{field} has no {name!r}; known: {', '.join(sorted(names))}")
@@ -120,6 +139,14 @@ class Plan:
         for field, names in known.items():
             for name in sorted(set(getattr(asked, field)) - set(names)):
                 raise ValueError(f"export.{field} has no {name!r}; known: {', '.join(names)}")
+
+    def _check_predict(self) -> None:
+        for name, folder in self.asked.bundles.items():
+            # What this study makes itself need not be there yet.
+            if not folder.startswith("results/"):
+                _check_bundle(f"predict.bundles.{name}", folder)
+        for name in sorted(set(self.asked.datasets) - set(self.study.datasets)):
+            raise ValueError(f"predict.datasets has no {name!r}; known: {', '.join(self.study.datasets)}")
 
     def _check_task(self, name: str, task: Task) -> None:
         known = {
@@ -140,7 +167,16 @@ class Plan:
     def settings(self, stage: str) -> str:
         """A stage's section of the configuration, as JSON; empty where the study has none."""
         section = getattr(self.study, stage)
-        return section.model_dump_json() if section else ""
+        # Which bundles predict is to ask is what to make: one more re-runs none of the others.
+        return section.model_dump_json(exclude={"bundles"}) if section else ""
+
+    def pretrain_settings(self, wildcards: Wildcards) -> str:
+        """The section `pretrain` as the model has it, as JSON."""
+        return self.study.pretrain_of(wildcards.model).model_dump_json()
+
+    def finetune_settings(self, wildcards: Wildcards) -> str:
+        """The section `finetune` as the model has it, as JSON."""
+        return self.study.finetune_of(wildcards.model).model_dump_json()
 
     @property
     def checked(self) -> str:
@@ -156,8 +192,8 @@ class Plan:
         return json.dumps({name: d.model_dump(mode="json") for name, d in self.study.datasets.items()})
 
     def model(self, wildcards: Wildcards) -> str:
-        """The model's entry, as JSON."""
-        return self.study.models[wildcards.model].model_dump_json()
+        """The model's entry without its own settings, which `finetune_settings` holds, as JSON."""
+        return self.study.models[wildcards.model].model_dump_json(exclude={"pretrain", "finetune"})
 
     def task(self, wildcards: Wildcards) -> str:
         """The task's entry, as JSON."""
@@ -234,6 +270,28 @@ class Plan:
             if dataset in asked and (strategy == self.primary or not self.study.datasets[dataset].denoised)
         ]
 
+    @property
+    def predicted(self) -> list[str]:
+        """Answers of every bundle that the study asks."""
+        return [f"results/predict/{name}/predictions.tsv" for name in self.asked.bundles]
+
+    def bundle(self, wildcards: Wildcards) -> str:
+        """Folder of a bundle that answers; raises ValueError for a name that the configuration does not have."""
+        bundles = self.asked.bundles
+        if wildcards.bundle not in bundles:
+            raise ValueError(f"predict.bundles has no {wildcards.bundle!r}; known: {', '.join(bundles) or 'none'}")
+        return bundles[wildcards.bundle]
+
+    def asked_connectomes(self, _: Wildcards) -> list[str]:
+        """Connectomes of the datasets that bundles are asked about."""
+        asked = self.asked.datasets or self.study.datasets
+        return [f"{self.connectome_folder}/{name}/{batch}.arrow" for name, batch in self._batches() if name in asked]
+
+    def described(self, _: Wildcards) -> str | list[str]:
+        """The BEI table, which knows who is one person; none where no dataset asked about has phenotype tables."""
+        asked = [self.study.datasets[name] for name in self.asked.datasets or self.study.datasets]
+        return "results/harmonize/bei.tsv" if any(dataset.phenotypes for dataset in asked) else []
+
     def source(self, wildcards: Wildcards) -> str:
         """Folder of a dataset."""
         return self.study.datasets[wildcards.dataset].path
@@ -269,8 +327,14 @@ class Plan:
 
     def pretrained(self, wildcards: Wildcards) -> str | list[str]:
         """Weights to start from; none for a model that starts from scratch."""
-        starts = self.study.models[wildcards.model].start == "pretrained"
-        return f"results/pretrain/{wildcards.model}/fold-{wildcards.fold}" if starts else []
+        if self.study.models[wildcards.model].starts_from_folder:
+            return self.study.models[wildcards.model].start
+        trainer = self.study.pretrained_by(wildcards.model)
+        return f"results/pretrain/{trainer}/fold-{wildcards.fold}" if trainer else []
+
+    def begun_from(self, wildcards: Wildcards) -> str | list[str]:
+        """The bundle that pretraining begins with; none where it begins with fresh weights."""
+        return self.study.pretrain_of(wildcards.model).init_from or []
 
     def finetuned(self, wildcards: Wildcards) -> list[str]:
         """Weights of every fold."""
@@ -280,6 +344,11 @@ class Plan:
     def scores(self, _: Wildcards) -> list[str]:
         """Scores of every model on every task."""
         return [f"results/evaluate/{m}/{t}/scores.tsv" for m in self.study.models for t in self.study.tasks]
+
+
+def _check_bundle(where: str, folder: str) -> None:
+    if not Path(folder, "manifest.json").is_file():
+        raise ValueError(f"{where}: no bundle in {folder} (a folder with manifest.json; relative to {Path.cwd()})")
 
 
 def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:

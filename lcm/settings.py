@@ -6,9 +6,12 @@ Other rooms import these from `lcm.config`, which no code hash follows: settings
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$")]
+"""Of a dataset, task, model or bundle: it becomes a folder, so no slash, dot, underscore or space."""
 
 
 class Settings(BaseModel):
@@ -255,16 +258,68 @@ class Training(Settings):
 
     max_epochs: int = Field(default=40, ge=1, description="most passes over the training people")
     patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before it stops")
-    batch_size: int = Field(default=32, ge=1, description="scans a step")
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="best: the epoch with the lowest validation loss; last: all of max_epochs, where validation people are so "
+        "few that their loss is noise",
+    )
+    batch_size: int = Field(
+        default=32, ge=1, description="scans behind one change of the weights, on all devices together"
+    )
+    gradient_accumulation: int = Field(
+        default=1, ge=1, description="parts a batch is computed in, where it does not fit the device's memory"
+    )
+    max_gradient_norm: float | None = Field(default=None, gt=0, description="longer gradients are cut; null: never")
     learning_rate: float = Field(default=1e-4, gt=0, description="Adam; the LCM paper's value is 1e-4")
     weight_decay: float = Field(default=0.0, ge=0, description="decoupled (AdamW)")
+    trunk_rate: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of the learning rate that everything gets but the weights that read the input (LCM: the region "
+        "embedding), which learn at the full rate",
+    )
+    average_decay: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="keep, and judge epochs by, a running average of the weights with this decay a step; null: the weights",
+    )
+    stages: Literal["both", "first", "second", "last_layer"] = Field(
+        default="both",
+        description="LCM's two-stage learning: both; only the layer mean; only the best layer; or the last layer alone, "
+        "as the authors train from scratch (paper Table 5)",
+    )
     first_stage_epochs: int = Field(
         default=5, ge=0, description="LCM: epochs on the layer mean before the best layer is trained (paper m = 5)"
     )
     precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="Fabric's precision flag")
     accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Fabric's accelerator flag")
+    devices: int = Field(default=1, ge=1, description="devices of a node that share one network's training")
+    num_nodes: int = Field(default=1, ge=1, description="nodes that share it, started by torchrun or srun")
+    parallel: Literal["none", "ddp", "fsdp"] = Field(
+        default="none", description="several devices: ddp copies the network to each, fsdp deals its weights out"
+    )
+    compile: bool = Field(default=False, description="torch.compile: minutes once, then faster steps on a GPU")
+    checkpoint_minutes: float = Field(
+        default=10.0, gt=0, description="how often a run that may be killed writes what it needs to go on"
+    )
     seed: int = Field(default=0, ge=0, description="weights, shuffling and dropout")
     combat: Combat | None = Field(default=None, description="null: connectivity keeps its site effects")
+    allow: tuple[Literal["atlas", "regions", "vocabulary", "preprocessing"], ...] = Field(
+        default=(),
+        description="accepted differences between these scans and those that the weights it starts from learned",
+    )
+
+    @model_validator(mode="after")
+    def _devices_need_a_way_to_share(self) -> Training:
+        several = self.devices * self.num_nodes > 1
+        if several != (self.parallel != "none"):
+            raise ValueError(
+                f"parallel is {self.parallel} and there are {self.devices} devices on {self.num_nodes} nodes; several "
+                "devices need ddp or fsdp, one needs none"
+            )
+        return self
 
 
 class Pretrain(Training):
@@ -274,16 +329,51 @@ class Pretrain(Training):
         default=("sex", "age", "cognitive_state", "alzheimers", "parkinsons", "autism"),
         description="BEIs that supervise; a missing label is masked",
     )
-    pseudo_weight: float = Field(default=0.0, ge=0, le=1, description="weight of pseudo labels in the loss")
+    na_levels: tuple[str, ...] = Field(
+        default=(),
+        description="categorical BEIs with one more level, n/a, that scans without a label learn (the LCM authors: all "
+        "but sex)",
+    )
+    pseudo_weight: float = Field(default=0.0, ge=0, le=1, description="weight of pseudo labels in the training loss")
     loss_weights: dict[str, float] = Field(
         default_factory=lambda: {"age": 1e-4}, description="per BEI, 1 where absent (LCM paper: age 1e-4, in years)"
     )
+    init_from: str | None = Field(
+        default=None,
+        description="bundle whose weights pretraining begins with, e.g. of `lcm import-weights`; null: fresh weights",
+    )
+
+    @model_validator(mode="after")
+    def _names_are_targets(self) -> Pretrain:
+        for field, names in {"na_levels": self.na_levels, "loss_weights": self.loss_weights}.items():
+            # The default weight of age is no request: a study may well leave age out.
+            strange = sorted(set(names) - set(self.targets) - {"age"})
+            if strange:
+                raise ValueError(f"{field} has {strange}, which no target is; targets: {', '.join(self.targets)}")
+        return self
 
 
 class Finetune(Training):
     """One task on one fold, from scratch or from the fold's pretrained weights."""
 
     train_share: float = Field(default=1.0, gt=0, le=1, description="share of training people used (few-shot)")
+    trunk: Literal["train", "freeze"] = Field(
+        default="train", description="freeze: pretrained weights stay, only the task's tokens and the head learn"
+    )
+
+
+class Predict(Settings):
+    """Trained bundles on the study's scans."""
+
+    bundles: dict[Name, str] = Field(
+        default_factory=dict, description="name → folder of a bundle; the name is the folder of its answers"
+    )
+    datasets: tuple[str, ...] = Field(default=(), description="datasets answered about; empty: all")
+    allow: tuple[Literal["atlas", "regions", "vocabulary", "preprocessing", "people"], ...] = Field(
+        default=(),
+        description="differences between bundle and scans that are accepted: other atlas or region order (the numbers "
+        "of regions must agree), other vocabulary, other preprocessing, people whom training has seen",
+    )
 
 
 class Evaluate(Settings):

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,9 +232,39 @@ SCORES = Table(
         "ci_high": "optional number",
         "num_people": "count",
         "num_per_level": "optional text",
+        "training_people": "optional text",
     },
     key=("model", "task", "cohort", "metric"),
 )
+"""`training_people`: listed, or unknown where the weights came from elsewhere and may have seen the test people."""
+PEOPLE_ANSWERED = Table(
+    "predictions",
+    {"person_id": "text", "num_scans": "count", "outcome": "text", "caution": "optional text"},
+    key=("person_id",),
+)
+"""A row a person whom a bundle was asked about; the answers' columns come from `with_answers`. `caution` says what nobody
+knows of the weights."""
+SCANS_ANSWERED = Table(
+    "scans answered",
+    {
+        "dataset": "text",
+        "scan": "text",
+        "participant_id": "text",
+        "person_id": "text",
+        "num_connectomes": "count",
+        "outcome": "text",
+        "caution": "optional text",
+    },
+    key=SCAN_KEY,
+)
+"""A row a scan of the index, answered about or not."""
+ATTENTION = Table(
+    "attention",
+    {"target": "text", "level": "optional text", "region": "text", "share": "number", "num_people": "count"},
+    key=("target", "level", "region"),
+)
+"""Where each token of a network looked: shares of regions, mean over people, sum 1 a token; `level` of a continuous BEI is
+missing."""
 EXPORTED = Table(
     "exported",
     {
@@ -251,6 +281,20 @@ OUTCOMES = Table(
     "outcomes", {"dataset": "text", "outcome": "text", "count": "optional count"}, key=("dataset", "outcome")
 )
 """Scans by outcome; a count is missing where the report is public and the count small."""
+
+
+def with_answers(table: Table, questions: Mapping[str, Sequence[str]]) -> Table:
+    """The table with the columns of a bundle's answers, for BEI → levels (none where continuous).
+
+    A categorical BEI has its most probable level, the layer of the network that this level's score came from (counted
+    from 1), and `<BEI>=<level>`, the probability of each level; a continuous one has its value.
+    """
+    columns = dict(table.columns)
+    for name, levels in questions.items():
+        columns |= {name: "optional text", f"{name}_layer": "optional count"} if levels else {name: "optional number"}
+        columns |= dict.fromkeys((f"{name}={level}" for level in levels), "optional number")
+    return replace(table, columns=columns)
+
 
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
 

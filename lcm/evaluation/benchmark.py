@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lcm.evaluation.metrics import ALL, CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION
+from lcm.evaluation.metrics import ALL, CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION, UNKNOWN
 
 NAMES = {
     "auroc": "AUROC",
@@ -49,6 +49,8 @@ class Row:
     num_people: int
     is_of_all: bool
     ranked: bool
+    may_have_seen: bool
+    """Whether its weights may have met these people before: whom they learned from is not known."""
     cells: list[Cell]
 
 
@@ -140,6 +142,7 @@ def _task_table(task: str, scores: pd.DataFrame, min_people: int) -> TaskTable:
                 num_people=people[model, cohort][1],
                 is_of_all=cohort == ALL,
                 ranked=enough[model, cohort],
+                may_have_seen=(blocks[model, cohort]["training_people"] == UNKNOWN).any(),
                 cells=[cell(metric, by_metric[metric], best=metric in marked) for metric in known],
             )
         )
@@ -152,8 +155,12 @@ def _people_text(num_per_level: str, num_people: int) -> str:
 
 
 def _best(scores: pd.DataFrame, metric: str) -> str | None:
-    """The model with the best score over all people; None when no model that learns has one."""
+    """The model with the best score over all people; None when no model that learns has one.
+
+    Weights that may have seen the test people do not compete.
+    """
     of_all = scores[(scores["metric"] == metric) & (scores["cohort"] == ALL) & scores["value"].notna()]
+    of_all = of_all[of_all["training_people"] != UNKNOWN]
     learned = of_all[~of_all["model"].isin(REFERENCE_MODELS)]
     if learned.empty:
         return None
@@ -166,7 +173,7 @@ def model_order(model: str) -> tuple[int, str]:
     """Sorting key of models: references, then baselines on FC, then the rest by name."""
     if model in REFERENCE_MODELS:
         return (0, model)
-    return (1 if model.startswith("ridge") else 2, model)
+    return (1 if model.startswith(("ridge", "logistic")) else 2, model)
 
 
 def cell(metric: str, score: pd.Series, *, best: bool) -> Cell:

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from lcm.config import Evaluate, Task
-from lcm.evaluation.metrics import not_run, score
+from lcm.evaluation.metrics import LISTED, UNKNOWN, not_run, score
 from lcm.tables import FOLDS, SCORES, read_tsv, write_atomically, write_tsv
 from lcm.training.data import Cohort, Tables, add_table_flags, labels_of, read_cohort, tables_of
-from lcm.training.predict import predict
-from lcm.training.weights import Unanswerable, read_manifest
+from lcm.training.inference import predict
+from lcm.training.weights import MANIFEST, Unanswerable, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ def main(options: argparse.Namespace) -> None:
         predictions = predict_test_people(tables_of(options), task, options.weights)
         predictions = predictions.assign(model=options.model, task=options.task)
         scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed)
+        scores = scores.assign(training_people=_known_training(options.weights))
     except Unanswerable as reason:
         log.warning("not run: %s", reason)
         predictions, scores = pd.DataFrame(), not_run(options.model, options.task, str(reason))
@@ -52,6 +53,12 @@ def methods(settings: Evaluate) -> str:
         "of a person were averaged. AUROC and average precision compare people of one fold. Intervals are 95 % percentile "
         f"intervals of {settings.num_bootstraps} bootstrap resamples of people, stratified by level and fold."
     )
+
+
+def _known_training(weights: Path) -> str:
+    """Whether every fold's bundle lists whom it has seen; a fold that could not be fitted has seen nobody."""
+    folders = [folder for folder in weights.glob("fold-*") if (folder / MANIFEST).is_file()]
+    return UNKNOWN if any(read_manifest(folder).people == UNKNOWN for folder in folders) else LISTED
 
 
 def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFrame:
@@ -75,7 +82,9 @@ def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFra
         if labelled_N.any():
             bundle = weights / f"fold-{fold}"
             _check_bundle(bundle, task, int(fold))
-            parts.append(_rows_of_people(answered, task, predict(bundle, answered)).assign(fold=int(fold)))
+            # Under leave-site-out or cross-cohort no training person need have had the test people's preprocessing.
+            scores_NL = predict(bundle, answered, allow=("preprocessing",))
+            parts.append(_rows_of_people(answered, task, scores_NL).assign(fold=int(fold)))
     if not parts:
         raise Unanswerable(f"no test person with a connectome is labelled ({task.target})")
     return pd.concat(parts, ignore_index=True)

@@ -14,6 +14,8 @@ from lcm.evaluation.answers import MISSING, Answers
 
 ALL = "all"
 """The cohort name of a row over all people."""
+LISTED, UNKNOWN = "listed", "unknown"
+"""Whether it is known whom a model's weights had seen before this study."""
 NOT_RUN = "not run: "
 """How the metric of the one row begins that a model has in the `scores` table when it could not answer a task."""
 
@@ -209,7 +211,8 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
     """Every metric with its 95 % interval, for all people and for each cohort.
 
     `predictions`: rows of one model and one task. Returns the `scores` table: model, task, cohort, metric, value,
-    ci_low, ci_high, num_people, num_per_level; NaN where a metric is undefined (one level only, no probabilities).
+    ci_low, ci_high, num_people, num_per_level, training_people (listed); NaN where a metric is
+    undefined (one level only, no probabilities).
     """
     from lcm.evaluation.bootstrap import intervals
 
@@ -233,13 +236,14 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
     scores = pd.DataFrame(rows, columns=columns)
     scores.insert(0, "task", predictions["task"].iloc[0])
     scores.insert(0, "model", predictions["model"].iloc[0])
-    return scores
+    return scores.assign(training_people=LISTED)
 
 
 def not_run(model: str, task: str, reason: str) -> pd.DataFrame:
     """The `scores` table of a model that could not answer a task: one row, the reason in place of a metric."""
     row = {"model": model, "task": task, "cohort": ALL, "metric": NOT_RUN + reason, "value": MISSING}
-    return pd.DataFrame([row | {"ci_low": MISSING, "ci_high": MISSING, "num_people": 0, "num_per_level": None}])
+    nobody = {"ci_low": MISSING, "ci_high": MISSING, "num_people": 0, "num_per_level": None, "training_people": None}
+    return pd.DataFrame([row | nobody])
 
 
 def count_levels(answers: Answers) -> str:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
+from lcm.models.standard_edges import StandardEdges
+
 Form = Literal["auto", "standard", "absorbed"]
 """How cross-attention is computed; the function is the same, the cost is not (see CrossAttention)."""
 
@@ -197,12 +199,15 @@ class LargeConnectomeModel(nn.Module):
         num_heads: int = 8,
         feedforward: int = 768,
         dropout: float = 0.1,
+        edges: Literal["raw", "standard"] = "raw",
+        region_mark: float = 30.0,
         form: Form = "auto",
     ) -> None:
         super().__init__()
         self.tokens = tuple(tokens)
         self.form: Form = form
         self.num_heads, self.dropout = num_heads, dropout
+        self.edges = StandardEdges(num_regions, region_mark) if edges == "standard" else None
         self.region_embedding = nn.Linear(num_regions, width)
         self.region_norm = PooledBatchNorm1d(width)
         self.token_embedding = nn.Parameter(torch.empty(len(self.tokens), width).normal_())
@@ -211,7 +216,7 @@ class LargeConnectomeModel(nn.Module):
         self.head = nn.Linear(width, 1)
 
     def forward(self, fc_BNN: Tensor) -> Tensor:
-        """Logits of every layer, (L, B, P). Missing edges must be 0 already, as in the authors' data."""
+        """Logits of every layer, (L, B, P). A missing edge is NaN: 0 as in the authors' data, or the mean in `edges`."""
         target_BPD, tokens_1PD, memory_BND, form = self._begin(fc_BNN)
         logits_BP = []
         for layer in self.layers:
@@ -232,7 +237,8 @@ class LargeConnectomeModel(nn.Module):
 
     def _begin(self, fc_BNN: Tensor) -> tuple[Tensor, Tensor, Tensor, Form]:
         """Target stream, tokens, memory, and the form in which the tokens will read it."""
-        rows_MD = self.region_norm(self.region_embedding(fc_BNN).flatten(0, 1))
+        known_BNN = self.edges(fc_BNN) if self.edges else fc_BNN.nan_to_num(0.0, 0.0, 0.0)
+        rows_MD = self.region_norm(self.region_embedding(known_BNN).flatten(0, 1))
         memory_BND = functional.leaky_relu(rows_MD).unflatten(0, fc_BNN.shape[:2])
         tokens_1PD = self.token_embedding[None]
         # Without dropout the first layer's tokens are alike for every scan until they read: they confer once.
@@ -261,6 +267,15 @@ class LargeConnectomeModel(nn.Module):
         notice it, while the continuous token need not climb 50 years in steps of the learning rate.
         """
         nn.init.constant_(self.head.bias, value)
+
+    def input_parameters(self) -> list[nn.Parameter]:
+        """What reads the input itself; `trunk_rate` slows everything else."""
+        return [self.region_embedding.weight]
+
+    def fit_edges(self, fc_SNN: Tensor) -> None:
+        """Fit what turns edges into input on the training scans; nothing happens to raw edges."""
+        if self.edges:
+            self.edges.fit(fc_SNN)
 
     def freeze_trunk(self) -> None:
         """Let nothing learn but tokens and head; the trunk stays as in evaluation, without dropout, in `train` too."""

@@ -1,81 +1,61 @@
-"""THE loop: epochs of any network over indexed examples, and the weights of its best epoch on validation people."""
+"""THE loop: epochs of any network over indexed examples, and the weights of its best epoch on validation people.
+
+A run can be killed at any moment and go on to the same bits: what is drawn by chance follows from the seed and the place
+in the run (`_seed`), and a checkpoint holds the rest.
+"""
+
+# Shapes: N examples, B examples of a batch, T terms of the loss.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import logging
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lcm.config import Training
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+from lcm.training.checkpoint import Keeper, Run, digest, read_checkpoint
+from lcm.training.devices import Devices, load_optimizer, whole
+from lcm.training.examples import Examples, InMemory, Objective, Side  # noqa: F401 - one door to the loop
+from lcm.training.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
-Terms = Mapping[str, tuple[Tensor, Tensor]]
-Outputs = Any
-"""Whatever a network returns; only its objective looks inside."""
-
-
-class Objective(Protocol):
-    """What a network is trained on: named terms, each (weighted sum over a batch, number of examples it covers)."""
-
-    def __call__(self, outputs: Outputs, batch: dict[str, Tensor], epoch: int) -> Terms:
-        """Terms of a training batch; the first epoch is 1."""
-
-    def validate(self, outputs: Outputs, batch: dict[str, Tensor]) -> Terms:
-        """Terms of a validation batch, on one scale in every epoch."""
-
-
-class Examples(Protocol):
-    """A source of batches by index; `batch["inputs"]` is what the network reads."""
-
-    def __len__(self) -> int:
-        """Number of examples."""
-
-    def to(self, device: torch.device) -> Examples:
-        """The same examples, batches delivered on that device."""
-
-    def batch(self, index_B: Tensor) -> dict[str, Tensor]:
-        """The examples of these indices, first axis B."""
-
-
-class InMemory:
-    """Examples held whole on the training device: batches are gathers, and no worker process is needed."""
-
-    def __init__(self, columns: Mapping[str, Tensor]) -> None:
-        self.columns = dict(columns)
-
-    def __len__(self) -> int:
-        return len(self.columns["inputs"])
-
-    def to(self, device: torch.device) -> InMemory:
-        """The same columns on that device."""
-        return InMemory({name: column.to(device) for name, column in self.columns.items()})
-
-    def batch(self, index_B: Tensor) -> dict[str, Tensor]:
-        """Rows of every column."""
-        return {name: column[index_B.to(column.device)] for name, column in self.columns.items()}
+NOT_IDENTITY = {"max_epochs", "checkpoint_minutes", "accelerator"}
+"""Settings that shape no number of an epoch; the device that `accelerator` came to does."""
 
 
 @dataclass
 class State:
-    """All that a run is at the end of an epoch, in one object."""
+    """How far a run is, and what it found."""
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
-    shuffle: torch.Generator
+    """The caller's, on the CPU: it gets the best weights when the run ends."""
+    first_process: bool
+    """Whether it is for this process to write what the run leaves."""
     epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Batches done of the epoch under way."""
+    seconds: float = 0.0
+    """Time spent on those batches."""
     best_epoch: int = 0
-    best_loss: float = float("inf")
+    best_loss: float = math.inf
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """Where the network is, and dealt out as it is, until the run ends; then whole, on the CPU."""
     history: list[dict[str, float]] = field(default_factory=list)
+    """A row an epoch: losses, learning rate and speed."""
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint holds of it, by field."""
+        return whole({name: value for name, value in vars(self).items() if name not in ("network", "first_process")})
 
 
 def seed_everything(seed: int) -> None:
@@ -84,108 +64,198 @@ def seed_everything(seed: int) -> None:
 
 
 def train(
-    network: nn.Module, objective: Objective, training: Examples, validation: Examples, settings: Training
+    network: nn.Module,
+    objective: Objective,
+    training: Examples,
+    validation: Examples,
+    settings: Training,
+    run: Run | None = None,
 ) -> State:
     """Train until `max_epochs`, or until `patience` epochs brought no lower validation loss.
 
-    The network is left on the CPU with the weights of its best epoch. Raises ValueError without training or validation
-    examples, and when the loss stops being a number. On a CPU the same seed gives the same bits; the caller sets it
-    (`seed_everything`) before it builds the network.
+    A copy is trained; the network itself, on the CPU, gets the weights of the best epoch. Examples that no term of the
+    loss covers are left out. Raises ValueError without training or validation examples, when the loss stops being a
+    number, and where `run` cannot go on (read_checkpoint); Stopped on SIGTERM, if there is a checkpoint to write.
+    On a CPU the same seed and starting weights give the same bits, whether the run was killed in between or not.
     """
-    from lightning.fabric import Fabric
-
-    if not len(training) or not len(validation):
-        raise ValueError(f"{len(training)} training and {len(validation)} validation scans: the loop needs both")
-    fabric = Fabric(accelerator=settings.accelerator, devices=1, precision=settings.precision)
-    # Decay of a bias that starts at 50 years would outrun Adam's steps, and a norm has nothing to shrink.
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(
-        groups,
-        lr=settings.learning_rate,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=settings.weight_decay,
-    )
-    fabric_network, fabric_optimizer = fabric.setup(network, optimizer)
-    training, validation = training.to(fabric.device), validation.to(fabric.device)
-    state = State(network, optimizer, torch.Generator().manual_seed(settings.seed))
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    log.info("%d parameters, %d training and %d validation scans", num_parameters, len(training), len(validation))
-    while state.epoch < settings.max_epochs and state.epoch - state.best_epoch < settings.patience:
-        started = time.monotonic()
-        state.epoch += 1
-        order = torch.randperm(len(training), generator=state.shuffle)
-        batches = (training.batch(index_B) for index_B in order.split(settings.batch_size))
-        loss = _epoch(fabric, fabric_network, fabric_optimizer, objective, batches, state.epoch)
-        _keep_best(state, loss, _validate(fabric_network, objective, validation, settings.batch_size))
-        _report(state, settings.max_epochs, len(training) / (time.monotonic() - started))
+    run = run or Run()
+    devices = Devices(settings)
+    identity: dict[str, Any] = {}
+    if run.checkpoint:
+        identity = {
+            **run.identity,
+            "settings": settings.model_dump(mode="json", exclude=NOT_IDENTITY),
+            "starting weights": digest(network.state_dict()),
+            "training scans": digest(training.columns),
+            "validation scans": digest(validation.columns),
+            "device": devices.fabric.device.type,
+            "torch": str(torch.__version__),
+        }
+    saved = read_checkpoint(run, identity, settings.max_epochs)
+    size, parts = settings.batch_size, settings.gradient_accumulation
+    learning = Side("training", training, objective, devices, batch_size=size, num_parts=parts)
+    judging = Side("validation", validation, objective, devices, batch_size=size, num_parts=1)
+    loop = _Loop(network, objective, learning, judging, settings, devices, saved)
+    state, num_scans = loop.state, len(learning.examples)
+    with (
+        Monitor(run.log_folder, state.history, num_scans, settings.max_epochs, silent=not devices.first) as monitor,
+        Keeper(run.checkpoint, identity, settings.checkpoint_minutes, devices) as keeper,
+    ):
+        while not loop.ended:
+            loop.run_epoch(monitor, keeper)
+    state.best_weights = whole(state.best_weights)
     network.load_state_dict(state.best_weights)
     network.to("cpu").eval()
     log.info("best epoch %d of %d, validation loss %.4f", state.best_epoch, state.epoch, state.best_loss)
     return state
 
 
-def total(terms: Terms) -> Tensor:
-    """Sum over terms of (weighted sum / number of examples); a term that covers no example adds nothing."""
-    return torch.stack([summed / count.clamp(min=1) for summed, count in terms.values()]).sum()
+class _Loop:
+    """A run under way: a copy of the network on the devices, its optimizer, and State."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: Objective,
+        learning: Side,
+        judging: Side,
+        settings: Training,
+        devices: Devices,
+        saved: Mapping[str, Any] | None,
+    ) -> None:
+        self.objective, self.learning, self.judging = objective, learning, judging
+        self.settings, self.devices, self.fabric = settings, devices, devices.fabric
+        num_parameters = sum(parameter.numel() for parameter in network.parameters())
+        num_scans = len(learning.examples), len(judging.examples)
+        log.info("%d parameters, %d training and %d validation scans", num_parameters, *num_scans)
+        self.network = copy.deepcopy(network)
+        if saved:
+            self.network.load_state_dict(saved["network"])
+        # Batches have two sizes; a graph for each is faster than one for any.
+        called: Any = torch.compile(self.network, dynamic=False) if settings.compile else self.network
+        self.module = self.fabric.setup_module(called)
+        self.optimizer = _optimizer(self.module, settings)
+        if saved:
+            load_optimizer(self.optimizer, saved["optimizer"])
+        self.state = State(network, devices.first, **(saved["state"] if saved else {}))
+        self.sums_T = torch.zeros(len(learning.terms), device=self.fabric.device)
+        if saved and devices.first:
+            self.sums_T += saved["sums_T"].to(self.sums_T.device)
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is no further epoch."""
+        state, settings = self.state, self.settings
+        return state.epoch >= settings.max_epochs or state.epoch - state.best_epoch >= settings.patience
+
+    def run_epoch(self, monitor: Monitor, keeper: Keeper) -> None:
+        """What is left of an epoch, and what it taught."""
+        state = self.state
+        started = time.monotonic() - state.seconds
+        self._learn(started, monitor, keeper)
+        # Here the device is waited for, and only from here on is the time known.
+        learned = self.learning.losses(self.devices.sum(self.sums_T))
+        speed = len(self.learning.examples) / (time.monotonic() - started)
+        judged = self._judge()
+        row: dict[str, float] = {
+            "epoch": state.epoch + 1,
+            "training_loss": sum(learned.values()),
+            "validation_loss": sum(judged.values()),
+        }
+        row |= {f"training/{name}": loss for name, loss in learned.items()}
+        row |= {f"validation/{name}": loss for name, loss in judged.items()}
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row |= {"seconds": time.monotonic() - started, "samples_per_s": speed}
+        self._end_epoch(row)
+        monitor.end_epoch(row, state.best_epoch)
+        keeper.look(self.snapshot, last=self.ended)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that the run needs to go on; every process must ask for it."""
+        return {
+            "network": whole(self.network.state_dict()),
+            "optimizer": whole(self.optimizer.state_dict()),
+            "sums_T": self.devices.sum(self.sums_T).cpu(),
+            "state": self.state.kept(),
+        }
+
+    def _learn(self, started: float, monitor: Monitor, keeper: Keeper) -> None:
+        """Train on the batches that are left of the epoch; `started`: when it would have begun without a break."""
+        state = self.state
+        self.module.train()
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, state.epoch))
+        order_N = torch.randperm(len(self.learning.examples), generator=generator)
+        # One copy to the device an epoch; an index sent with each batch would wait for the batch before.
+        there_N = order_N.to(self.fabric.device)
+        batches = list(zip(self.learning.split(order_N), self.learning.split(there_N), strict=True))
+        for index_B, there_B in batches[state.step :]:
+            self._step(self.learning.counts(index_B), there_B)
+            state.step += 1
+            state.seconds = time.monotonic() - started
+            monitor.advance(len(index_B))
+            keeper.look(self.snapshot)
+
+    def _step(self, counts: Mapping[str, int], index_B: Tensor) -> None:
+        """One change of the weights by one batch, of which this process computes its share, in parts.
+
+        `counts`: how many of the whole batch each term covers.
+        """
+        devices, settings, state = self.devices, self.settings, self.state
+        devices.seed(_seed(settings.seed, state.epoch, state.step, devices.rank))
+        parts = devices.share(index_B).tensor_split(settings.gradient_accumulation)
+        self.optimizer.zero_grad()
+        for place, part_B in enumerate(parts, start=1):
+            with devices.unsynchronised(self.module, alone=place < len(parts)):
+                batch = self.learning.examples.batch(part_B)
+                terms = self.objective(self.module(batch["inputs"]), batch, state.epoch + 1)
+                sums_T = torch.stack([terms[name] / max(counts[name], 1) for name in counts])
+                # Devices average their gradients, and the sum is wanted.
+                self.fabric.backward(sums_T.sum() * devices.count)
+            self.sums_T += torch.stack([terms[name].detach() for name in counts])
+        if settings.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.max_gradient_norm)
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _judge(self) -> dict[str, float]:
+        """Loss of each term over all validation examples: sums are pooled before they are divided."""
+        self.module.eval()
+        sums_T = torch.zeros(len(self.judging.terms), device=self.fabric.device)
+        for index_B in self.judging.split(torch.arange(len(self.judging.examples), device=self.fabric.device)):
+            batch = self.judging.examples.batch(self.devices.share(index_B))
+            terms = self.objective.validate(self.module(batch["inputs"]), batch)
+            sums_T += torch.stack([terms[name] for name in self.judging.terms])
+        return self.judging.losses(self.devices.sum(sums_T))
+
+    def _end_epoch(self, row: dict[str, float]) -> None:
+        """Keep the weights if they are the best so far; stop where the loss is no number."""
+        state, loss = self.state, row["validation_loss"]
+        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        self.sums_T.zero_()
+        state.history.append(row)
+        if not math.isfinite(row["training_loss"]):
+            raise ValueError(
+                f"epoch {state.epoch}: the training loss is {row['training_loss']}; lower learning_rate, or check the labels"
+            )
+        if loss < state.best_loss:
+            state.best_epoch, state.best_loss = state.epoch, loss
+            # A copy that stays on the device costs memory there; one on the CPU would cost a pause in every better epoch.
+            state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        elif not state.best_weights:
+            raise ValueError(f"epoch {state.epoch}: the validation loss is {loss}; check the validation labels")
 
 
-def _epoch(
-    fabric: Fabric,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    objective: Objective,
-    batches: Iterable[dict[str, Tensor]],
-    epoch: int,
-) -> float:
-    """One pass over the batches; mean loss of a batch."""
-    network.train()
-    losses = []
-    for batch in batches:
-        terms = objective(network(batch["inputs"]), batch, epoch)
-        loss = total(terms)
-        # A batch in which nobody has a label would still move the weights through Adam's momentum.
-        if not any(int(count) for _, count in terms.values()):
-            continue
-        optimizer.zero_grad()
-        fabric.backward(loss)
-        optimizer.step()
-        losses.append(loss.detach())
-    mean = float(torch.stack(losses).mean()) if losses else float("nan")
-    if not torch.isfinite(torch.tensor(mean)):
-        raise ValueError(f"epoch {epoch}: the training loss is {mean}; lower learning_rate, or check the labels")
-    return mean
+def _seed(*place: int) -> int:
+    """The seed of one place in a run; hashed, because neighbouring seeds may give streams that are alike."""
+    return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:4])
 
 
-@torch.no_grad()
-def _validate(network: nn.Module, objective: Objective, validation: Examples, batch_size: int) -> float:
-    """Loss over all validation examples: sums and counts of every term are pooled before they are divided."""
-    network.eval()
-    pooled: dict[str, tuple[Tensor, Tensor]] = {}
-    for index_B in torch.arange(len(validation)).split(batch_size):
-        batch = validation.batch(index_B)
-        for name, (summed, count) in objective.validate(network(batch["inputs"]), batch).items():
-            before = pooled.get(name, (torch.zeros_like(summed), torch.zeros_like(count)))
-            pooled[name] = (before[0] + summed, before[1] + count)
-    if not any(int(count) for _, count in pooled.values()):
-        raise ValueError("no validation scan has a label of any target: the best epoch cannot be chosen")
-    return float(total(pooled))
-
-
-def _keep_best(state: State, training_loss: float, validation_loss: float) -> None:
-    state.history.append({"epoch": state.epoch, "training_loss": training_loss, "validation_loss": validation_loss})
-    if validation_loss < state.best_loss:
-        state.best_epoch, state.best_loss = state.epoch, validation_loss
-        state.best_weights = {name: value.detach().clone() for name, value in state.network.state_dict().items()}
-    elif not state.best_weights:
-        raise ValueError(f"epoch {state.epoch}: the validation loss is {validation_loss}; check the validation labels")
-
-
-def _report(state: State, max_epochs: int, samples_per_s: float) -> None:
-    last = state.history[-1]
-    log.info(
-        "epoch %d/%d  training %.4f  validation %.4f  best %d  %.0f samples/s",
-        state.epoch, max_epochs, last["training_loss"], last["validation_loss"], state.best_epoch, samples_per_s,
-    )  # fmt: skip
+def _optimizer(network: nn.Module, settings: Training) -> torch.optim.AdamW:
+    """AdamW, fused: one kernel for all weights, on a CPU too (5 times as fast at width 2048)."""
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    # Decay of a bias that starts at 50 years would outrun Adam's steps, and a norm has nothing to shrink.
+    matrices = [parameter for parameter in learning if parameter.ndim > 1]
+    vectors = [parameter for parameter in learning if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)

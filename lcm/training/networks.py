@@ -12,6 +12,8 @@ from lcm.array_tables import square
 from lcm.config import Model, Training
 from lcm.models import architecture, check_size
 from lcm.models.large_connectome_model import Target
+from lcm.tables import TRAIN, VALIDATION
+from lcm.training.checkpoint import Run
 from lcm.training.data import Cohort, labels_of
 from lcm.training.loop import InMemory, State, seed_everything, train
 
@@ -24,9 +26,9 @@ Vocabulary = Mapping[str, Sequence[str]]
 
 def build_network(model: Model, num_regions: int, tokens: Sequence[str], *, seed: int) -> LargeConnectomeModel:
     """The network of a config.yaml model with fresh weights."""
-    check_size(model.architecture, model.size)
+    size = check_size(model.architecture, model.size)
     seed_everything(seed)
-    return architecture(model.architecture).load()(num_regions, tokens, **model.size)
+    return architecture(model.architecture).load()(num_regions, tokens, **size)
 
 
 def train_on(
@@ -36,33 +38,39 @@ def train_on(
     settings: Training,
     *,
     pseudo_weight: float,
+    run: Run | None = None,
 ) -> State:
-    """Train on the cohort's `train` people and leave the network at its best epoch for the `validation` people."""
+    """Train on the cohort's `train` people and leave the network at its best epoch for the `validation` people.
+
+    Pseudo labels teach with that weight and judge no epoch. Raises what `lcm.training.loop.train` does.
+    """
+    vocabulary = {target.name: target.levels for target in targets}
     training, validation = (
-        examples(cohort.of_role(role), {target.name: target.levels for target in targets}, pseudo_weight=pseudo_weight)
-        for role in ("train", "validation")
+        examples(cohort.of_role(role), vocabulary, pseudo_weight=weight, half=settings.precision == "bf16-mixed")
+        for role, weight in ((TRAIN, pseudo_weight), (VALIDATION, 0.0))
     )
-    objective = network.objective(targets, settings.first_stage_epochs)
-    return train(network, objective, training, validation, settings)
+    objective = network.objective(targets, settings.first_stage_epochs, settings.stages)
+    return train(network, objective, training, validation, settings, run)
 
 
 def start_at_mean(network: LargeConnectomeModel, cohort: Cohort, vocabulary: Vocabulary) -> None:
     """Start the outputs at the training mean of the first continuous BEI; nothing happens where there is none."""
     for name in (name for name, levels in vocabulary.items() if not levels):
-        labels = labels_of(cohort.of_role("train"), name, ())
+        labels = labels_of(cohort.of_role(TRAIN), name, ())
         if labels.weight_N.any():
             network.start_at(float(labels.value_N[labels.weight_N > 0].mean()))
             return
 
 
 def connectomes(edges_NE: np.ndarray, num_regions: int) -> torch.Tensor:
-    """FC matrices (N, R, R) float32; edges of an uncovered region are 0, as in the LCM authors' data."""
-    return torch.from_numpy(np.nan_to_num(square(edges_NE, num_regions), copy=False, nan=0.0, posinf=0.0, neginf=0.0))
+    """FC matrices (N, R, R) float32; edges of an uncovered region are NaN, and the network knows what to make of them."""
+    return torch.from_numpy(square(edges_NE, num_regions))
 
 
-def examples(cohort: Cohort, vocabulary: Vocabulary, *, pseudo_weight: float = 0.0) -> InMemory:
-    """Connectomes with the label and weight of every BEI of the vocabulary."""
-    columns = {"inputs": connectomes(cohort.edges_NE, len(cohort.regions))}
+def examples(cohort: Cohort, vocabulary: Vocabulary, *, pseudo_weight: float = 0.0, half: bool = False) -> InMemory:
+    """Connectomes with the label and weight of every BEI of the vocabulary; `half`: as float16, finer than bf16 for FC."""
+    fc_NRR = connectomes(cohort.edges_NE, len(cohort.regions))
+    columns = {"inputs": fc_NRR.half() if half else fc_NRR}
     for name, levels in vocabulary.items():
         labels = labels_of(cohort, name, levels, pseudo_weight=pseudo_weight)
         columns[f"label:{name}"] = torch.from_numpy(labels.value_N)

@@ -6,80 +6,108 @@ import json
 import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lcm.config import Model, Pretrain
-from lcm.models import architecture
-from lcm.models.large_connectome_model import LargeConnectomeModel, Target, token_names
-from lcm.training.data import Cohort, add_table_flags, is_continuous, labels_of, levels_of, read_cohort, tables_of
-from lcm.training.loop import State
-from lcm.training.networks import arrays_of, build_network, start_at_mean, train_on
-from lcm.training.site_correction import check_covariates, correct
+from lcm.models import architecture, check_size
+from lcm.provenance import code_hash
+from lcm.tables import MISSING, TRAIN, VALIDATION
+from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
+from lcm.training.data import Cohort, add_model_flags, is_continuous, labels_of, levels_of, read_cohort, tables_of
+from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
-from lcm.training.weights import Manifest, learned_from, save_bundle
+from lcm.training.start import begin_network, check_fold, correct_as, read_start, united
+from lcm.training.weights import Manifest, learned_from, save_bundle, summary
+
+if TYPE_CHECKING:
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.training.loop import State
 
 log = logging.getLogger(__name__)
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Flags of the stage."""
-    parser.add_argument("--model", required=True, help="name of the model in config.yaml")
-    parser.add_argument("--model-definition", required=True, help="its entry in config.yaml, as JSON")
-    parser.add_argument("--fold", type=int, required=True, help="outer fold; only its training people are learned from")
-    add_table_flags(parser)
+    add_model_flags(parser)
+    add_run_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
 
 
 def methods(settings: Pretrain) -> str:
     """One sentence for a paper's methods section."""
     return (
-        f"Networks were pretrained on the training people of each fold to predict {', '.join(settings.targets)} "
-        f"(AdamW, learning rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of "
-        f"{settings.batch_size}, at most {settings.max_epochs} epochs), missing labels masked; the epoch with the lowest "
-        "loss on held-out people of the same fold was kept." + combat_methods(settings.combat)
+        f"A network was pretrained on {', '.join(settings.targets)} of the training people of each fold (AdamW, learning "
+        f"rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
+        f"{settings.max_epochs} epochs); the epoch with the lowest validation loss was kept."
+        + combat_methods(settings.combat)
     )
 
 
-def main(options: Namespace) -> None:
-    """Write the bundle of one model on one fold."""
+def main(options: Namespace) -> int | None:
+    """Write the bundle of one fold."""
     settings: Pretrain = options.settings
     model = Model.model_validate(json.loads(options.model_definition))
-    if model.start != "pretrained":
-        raise ValueError(f"model '{options.model}' starts from scratch; only `start: pretrained` is pretrained")
-    if architecture(model.architecture).kind != "network":
-        raise ValueError(f"architecture '{model.architecture}' has nothing to pretrain; use `start: scratch`")
+    check_model(options.model, model)
     check_covariates(settings.combat, settings.targets, "pretrain")
-    cohort = read_cohort(tables_of(options), fold=options.fold, roles=("train", "validation"))
-    cohort, estimates, combat_sites = correct(cohort, settings.combat, settings.targets)
-    vocabulary = find_vocabulary(cohort.of_role("train"), settings)
-    network, state = learn(model, cohort, vocabulary, settings)
+    tables = tables_of(options)
+    cohort = read_cohort(tables, fold=options.fold, roles=(TRAIN, VALIDATION))
+    begun_from = Path(settings.init_from) if settings.init_from else None
+    vocabulary = find_vocabulary(cohort.of_role(TRAIN), settings)
+    start = read_start(begun_from, cohort, model, settings, vocabulary) if begun_from else None
+    if begun_from and start:
+        check_fold(begun_from, start, tables, options.fold)
+    cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, settings.targets)
+    network = begin_network(model, cohort, vocabulary, start, seed=settings.seed)
+    identity = {"stage": "pretrain", "model": model.model_dump(mode="json"), "code": code_hash("pretrain")}
+    run = run_of(options, identity)
+    state = learn(network, cohort, vocabulary, settings, run)
+    if not state.first_process:
+        return 0
+    from lcm.training.networks import arrays_of
+
     manifest = Manifest(
         stage="pretrain",
         name=options.model,
         model=model,
         fold=options.fold,
-        vocabulary=vocabulary,
+        vocabulary=united(start, vocabulary),
         tokens=network.tokens,
         **learned_from(cohort),
+        **(start.inherited(vocabulary) if start else {}),
         settings=settings.model_dump(mode="json"),
         combat_sites=combat_sites,
-        results={"best_epoch": state.best_epoch, "validation_loss": state.best_loss},
+        results=summary(state.history, state.best_epoch),
     )
     save_bundle(options.output, arrays_of(network) | estimates, manifest)
+    remove_checkpoint(options.checkpoint)
+    return None
+
+
+def check_model(name: str, model: Model) -> None:
+    """Raise ValueError for a model that is not pretrained, or of an unknown size."""
+    if model.start != "pretrained":
+        raise ValueError(f"model '{name}' has `start: {model.start}`; only `start: pretrained` is pretrained")
+    if architecture(model.architecture).kind != "network":
+        raise ValueError(f"architecture '{model.architecture}' has nothing to pretrain; use `start: scratch`")
+    check_size(model.architecture, model.size)
 
 
 def learn(
-    model: Model, cohort: Cohort, vocabulary: dict[str, tuple[str, ...]], settings: Pretrain
-) -> tuple[LargeConnectomeModel, State]:
-    """The network after its best epoch, and the run that led there."""
-    tokens = [token for name, levels in vocabulary.items() for token in token_names(name, levels)]
-    network = build_network(model, len(cohort.regions), tokens, seed=settings.seed)
-    start_at_mean(network, cohort, vocabulary)
+    network: LargeConnectomeModel, cohort: Cohort, vocabulary: dict[str, tuple[str, ...]], settings: Pretrain, run: Run
+) -> State:
+    """Train the network and leave it at its best epoch."""
+    from lcm.models.large_connectome_model import Target
+    from lcm.training.networks import train_on
+
     targets = [Target(name, levels, settings.loss_weights.get(name, 1.0)) for name, levels in vocabulary.items()]
-    return network, train_on(cohort, network, targets, settings, pseudo_weight=settings.pseudo_weight)
+    return train_on(cohort, network, targets, settings, pseudo_weight=settings.pseudo_weight, run=run)
 
 
 def find_vocabulary(training: Cohort, settings: Pretrain) -> dict[str, tuple[str, ...]]:
-    """BEI → levels seen among training people (none if continuous); a BEI that cannot teach anything is left out."""
+    """BEI → levels seen among training people (none if continuous); a BEI that cannot teach anything is left out.
+
+    A BEI of `na_levels` begins with the level MISSING, as in the LCM authors' program.
+    """
     vocabulary: dict[str, tuple[str, ...]] = {}
     for name in settings.targets:
         if is_continuous(training, name):
@@ -88,7 +116,7 @@ def find_vocabulary(training: Cohort, settings: Pretrain) -> dict[str, tuple[str
             continue
         levels = levels_of(training, name, pseudo_weight=settings.pseudo_weight)
         if len(levels) > 1:
-            vocabulary[name] = levels
+            vocabulary[name] = (MISSING, *levels) if name in settings.na_levels else levels
     left_out = [name for name in settings.targets if name not in vocabulary]
     if not vocabulary:
         raise ValueError(f"pretrain.targets: no training person has a label, or two levels, of any of {left_out}")

@@ -136,6 +136,9 @@ def run_stage(study: StudyOnDisk) -> Callable[..., Path]:
             model_definition=json.dumps(model),
             fold=more.pop("fold", 0),
             output=study.folder / output,
+            checkpoint=None,
+            resume="auto",
+            log_folder=None,
             settings=SETTINGS[stage].model_validate({"accelerator": "cpu", **settings}),
             **({"task": "question", "definition": json.dumps(task), "weights": None} if stage == "finetune" else {}),
         )

@@ -10,7 +10,7 @@ from lcm.config import Task
 from lcm.tables import read_arrow
 from lcm.training.data import labels_of, read_cohort, tables_of
 from lcm.training.finetune import answerable, few_shot
-from lcm.training.predict import predict
+from lcm.training.inference import predict
 from lcm.training.weights import WEIGHTS, Unanswerable, read_manifest
 
 TINY = {"architecture": "lcm", "size": {"num_layers": 2, "width": 32, "num_heads": 2, "feedforward": 32}}
@@ -99,7 +99,7 @@ def test_people_seen_in_training_are_refused_at_prediction(study, run_stage):
     cohort = read_cohort(tables_of(study.flags()), fold=0, roles=("test", "validation"))
     with pytest.raises(ValueError, match="12 of the people"):
         predict(folder, cohort)
-    assert len(predict(folder, cohort, seen_people="allow")) == 32
+    assert len(predict(folder, cohort, allow=("people",))) == 32
 
 
 @pytest.mark.parametrize("model", [RIDGE, TINY], ids=["ridge", "lcm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -96,6 +97,38 @@ def test_only_the_datasets_asked_for_are_exported_and_a_denoised_one_once(plan: 
         Plan(CONFIG | {"export": {"strategies": ["36P"]}}, indexed, walk=False)
 
 
+def test_a_bundle_is_asked_about_its_datasets_and_by_persons_where_tables_know_them(plan: Plan):
+    asked = {"bundles": {"shared": "results/finetune/lcm/sex/fold-0"}, "datasets": ["HCPA"], "allow": []}
+    plan = Plan(CONFIG | {"predict": asked}, plan._indexed, walk=False)
+    assert plan.predicted == ["results/predict/shared/predictions.tsv"]
+    assert plan.bundle(SimpleNamespace(bundle="shared")) == "results/finetune/lcm/sex/fold-0"
+    assert plan.asked_connectomes(None) == ["results/correlate/9P/HCPA/0.arrow"]
+    assert plan.described(None) == "results/harmonize/bei.tsv"
+    # Another bundle must not change what this one is given.
+    assert json.loads(plan.settings("predict")) == {"datasets": ["HCPA"], "allow": []}
+    with pytest.raises(ValueError, match=r"predict\.bundles has no 'other'; known: shared"):
+        plan.bundle(SimpleNamespace(bundle="other"))
+
+
+def test_scans_of_nobody_knows_whom_need_no_bei_table(plan: Plan):
+    unknown = {name: dataset | {"phenotypes": None} for name, dataset in CONFIG["datasets"].items()}
+    asked = {"datasets": unknown, "predict": {"bundles": {"x": "results/pretrain/lcm/fold-0"}}}
+    assert Plan(CONFIG | asked, plan._indexed, walk=False).described(None) == []
+    assert plan.predicted == []
+
+
+@pytest.mark.parametrize(
+    ("predict", "message"),
+    [
+        ({"bundles": {"x": "nowhere"}}, "predict.bundles.x: no bundle in nowhere (a folder with manifest.json"),
+        ({"bundles": {}, "datasets": ["LAB"]}, "predict.datasets has no 'LAB'; known: HCPA"),
+    ],
+)
+def test_a_bundle_or_dataset_that_is_not_there_stops_before_the_first_job(predict: dict, message: str):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan(CONFIG | {"predict": predict}, str, walk=False)
+
+
 def test_the_reference_of_the_tangent_space_is_a_file_that_connectomes_depend_on():
     correlate = CONFIG["correlate"] | {"kind": "tangent", "reference": "reference.tsv"}
     assert Plan(CONFIG | {"correlate": correlate}, str, walk=False).reference == "reference.tsv"
@@ -118,6 +151,61 @@ def test_two_strategies_of_one_name_are_refused(tmp_path: Path):
 def test_only_a_pretrained_model_waits_for_its_folds_weights(plan: Plan):
     assert plan.pretrained(SimpleNamespace(model="lcm", fold="2")) == "results/pretrain/lcm/fold-2"
     assert plan.pretrained(SimpleNamespace(model="ridge", fold="2")) == []
+
+
+def test_a_model_starts_from_its_own_weights_another_models_or_a_folder(tmp_path: Path):
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "manifest.json").write_text("{}")
+    lcm = CONFIG["models"]["lcm"]
+    models = {
+        "lcm": lcm,
+        "frozen": lcm | {"start": "lcm", "finetune": {"trunk": "freeze", "train_share": 0.1}},
+        "published": lcm | {"start": str(tmp_path / "published")},
+        "longer": lcm | {"pretrain": {"init_from": str(tmp_path / "published"), "max_epochs": 99}},
+    }
+    plan = Plan(CONFIG | {"models": models}, str, walk=False)
+    starts = {name: plan.pretrained(SimpleNamespace(model=name, fold="1")) for name in models}
+    assert starts == {
+        "lcm": "results/pretrain/lcm/fold-1",
+        "frozen": "results/pretrain/lcm/fold-1",
+        "published": str(tmp_path / "published"),
+        "longer": "results/pretrain/longer/fold-1",
+    }
+    assert plan.begun_from(SimpleNamespace(model="longer")) == str(tmp_path / "published")
+    assert plan.begun_from(SimpleNamespace(model="lcm")) == []
+    own = json.loads(plan.finetune_settings(SimpleNamespace(model="frozen")))
+    assert own == CONFIG["finetune"] | {"trunk": "freeze", "train_share": 0.1}
+    assert json.loads(plan.finetune_settings(SimpleNamespace(model="lcm"))) == CONFIG["finetune"]
+    assert json.loads(plan.pretrain_settings(SimpleNamespace(model="longer")))["max_epochs"] == 99
+    # What a model has of its own reaches its job as settings; the definition stays as it was, and so do other jobs.
+    assert set(json.loads(plan.model(SimpleNamespace(model="frozen")))) == {"architecture", "start", "size"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": "pretrain"}, "models.lcm.start is 'pretrain', and no model of that name has `start: pretrained`"),
+        ({"start": "./nowhere"}, "model lcm: no bundle in ./nowhere"),
+        ({"pretrain": {"init_from": "weights/x"}}, "model lcm: no bundle in weights/x"),
+        ({"size": "huge"}, "architecture 'lcm' has no size 'huge'; it has: tiny, small, mid, big"),
+        ({"finetune": {"trunks": "freeze"}}, "models.lcm.finetune.trunks: Extra inputs are not permitted"),
+        ({"pretrain": {"devices": 2}}, "parallel is none and there are 2 devices"),
+        ({"pretrain": {"na_levels": ["iq"]}}, "na_levels has ['iq'], which no target is"),
+        ({"finetune": {"combat": {}}}, "models.lcm: pretrain.combat and finetune.combat differ"),
+        ({"architecture": "ridge", "size": {}}, "model lcm: ridge has no weights to start from"),
+    ],
+)
+def test_a_model_that_cannot_begin_is_refused_before_the_first_job(change, message):
+    config = CONFIG | {"models": {"lcm": CONFIG["models"]["lcm"] | change}}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Plan(config, str, walk=False)
+
+
+def test_two_models_share_weights_only_if_they_are_of_one_size():
+    lcm = CONFIG["models"]["lcm"]
+    config = CONFIG | {"models": {"lcm": lcm, "wide": lcm | {"start": "lcm", "size": {"num_layers": 9}}}}
+    with pytest.raises(ValueError, match=r"models.wide starts from 'lcm', and its architecture or size is another"):
+        Plan(config, str, walk=False)
 
 
 def test_every_model_meets_every_task_on_every_fold(plan: Plan):

@@ -65,7 +65,7 @@ def test_the_same_run_twice_gives_the_same_bytes_and_another_fold_does_not(run_s
 
 
 def test_a_model_from_scratch_or_a_linear_one_is_not_pretrained(run_stage):
-    with pytest.raises(ValueError, match="from scratch"):
+    with pytest.raises(ValueError, match="has `start: scratch`; only"):
         run_stage("pretrain", "out", SETTINGS, model=TINY)
     with pytest.raises(ValueError, match="nothing to pretrain"):
         run_stage("pretrain", "out", SETTINGS, model={"architecture": "ridge", "start": "pretrained"})

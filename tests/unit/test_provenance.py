@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcm import provenance
-from lcm.config import STAGE_ROOMS
+from lcm.config import COMMANDS, STAGE_ROOMS, module_of
 
 
 @pytest.fixture
@@ -49,6 +49,6 @@ def test_comments_docstrings_and_layout_change_nothing(package):
     assert hashes() == before
 
 
-@pytest.mark.parametrize("stage", STAGE_ROOMS)
-def test_every_stage_reaches_its_own_module(stage):
-    assert f"{STAGE_ROOMS[stage]}.{stage}" in provenance.modules_behind(stage)
+@pytest.mark.parametrize("name", STAGE_ROOMS | COMMANDS)
+def test_every_stage_and_command_reaches_its_own_module(name):
+    assert module_of(name) in provenance.modules_behind(name)

@@ -19,7 +19,7 @@ from lcm.models.ridge import Ridge
 from lcm.tables import BEI, FOLDS, SCORES, read_arrow, read_tsv, write_tsv
 from lcm.training import finetune, pretrain
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.predict import predict
+from lcm.training.inference import predict
 from lcm.training.site_correction import PREFIX, correct, weights_alone
 from lcm.training.weights import WEIGHTS, read_manifest
 
@@ -206,7 +206,7 @@ def test_a_study_that_would_fail_at_combat_is_refused_before_it_begins():
 def test_a_network_pretrained_with_combat_is_finetuned_with_the_same_and_answers(confounded, run_stage):
     settings = {"combat": {"min_people": 3}, "max_epochs": 1}
     weights = run_stage("pretrain", "pre", settings | {"targets": ["sex"]}, model=PRETRAINED)
-    with pytest.raises(ValueError, match=r"pretrain\.combat is .*finetune\.combat is None"):
+    with pytest.raises(ValueError, match=r"learned with combat .*, and here combat is None"):
         run_stage("finetune", "off", {"max_epochs": 1}, model=PRETRAINED, task=SEX, weights=weights)
     folder = run_stage("finetune", "on", settings, model=PRETRAINED, task=SEX, weights=weights)
     np.testing.assert_allclose(predict(folder, of_role(confounded, "test")).sum(axis=1), 1, atol=1e-6)

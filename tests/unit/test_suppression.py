@@ -250,7 +250,9 @@ def scores(**per_cohort: str) -> pd.DataFrame:
     rows = []
     for cohort, text in per_cohort.items():
         count = sum(int(part.split("=")[1]) for part in text.split(";"))
-        rows += [("lcm", "autism", cohort, metric, 0.5, 0.4, 0.6, count, text) for metric in ("auroc", "accuracy")]
+        rows += [
+            ("lcm", "autism", cohort, metric, 0.5, 0.4, 0.6, count, text, "listed") for metric in ("auroc", "accuracy")
+        ]
     return pd.DataFrame(rows, columns=list(SCORES.columns))
 
 

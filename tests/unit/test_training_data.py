@@ -46,6 +46,16 @@ def test_a_scan_enters_once_a_window_with_its_label_each_time(study):
     np.testing.assert_allclose(np.diff(cohort.edges_NE[twice.to_numpy()], axis=0), 5, rtol=1e-5)
 
 
+def test_the_fingerprints_are_those_of_the_files_that_gave_a_scan(study):
+    path = study.folder / "correlate" / "BBB" / "batch-0.arrow"
+    table = read_arrow(path)
+    plain = {"denoise.strategy": "9P", "correlate.kind": "correlation", "correlate.fisher_z": False}
+    other = plain | {"denoise.high_hz": 0.1}
+    write_arrow(table.replace_schema_metadata(table.schema.metadata | {b"fingerprint": json.dumps(other)}), path)
+    assert cohort_of(study, "train").preprocessing == (plain, other)
+    assert cohort_of(study, "train", cohorts=("aaa",)).preprocessing == (plain,)
+
+
 def test_cohorts_can_be_chosen_and_an_unknown_one_is_an_error(study):
     assert set(cohort_of(study, "train", cohorts=("bbb",)).rows["dataset"]) == {"BBB"}
     with pytest.raises(ValueError, match="ccc"):

@@ -16,6 +16,7 @@ wildcard_constraints:
     model="[A-Za-z0-9-]+",
     task="[A-Za-z0-9-]+",
     fold="[0-9]+",
+    bundle="[A-Za-z0-9-]+",
 
 
 def indexed():

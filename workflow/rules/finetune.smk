@@ -20,7 +20,7 @@ rule finetune:
     resources:
         gpu=1,
     params:
-        settings=settings("finetune"),
+        settings=PLAN.finetune_settings,
         code=code("finetune"),
         connectomes=PLAN.connectome_folder,
         model=PLAN.model,
@@ -29,4 +29,5 @@ rule finetune:
         "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
+        " --checkpoint {output:q}.checkpoint --log-folder logs/finetune/{wildcards.model:q}/{wildcards.task:q}/fold-{wildcards.fold}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -8,6 +8,7 @@ rule pretrain:
         folds="results/split/folds.tsv",
         scans="results/index/scans.tsv",
         connectomes=PLAN.connectomes,
+        begun_from=PLAN.begun_from,
     output:
         directory("results/pretrain/{model}/fold-{fold}"),
     log:
@@ -19,11 +20,12 @@ rule pretrain:
     resources:
         gpu=1,
     params:
-        settings=settings("pretrain"),
+        settings=PLAN.pretrain_settings,
         code=code("pretrain"),
         connectomes=PLAN.connectome_folder,
         model=PLAN.model,
     shell:
         "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
+        " --checkpoint {output:q}.checkpoint --log-folder logs/pretrain/{wildcards.model:q}/fold-{wildcards.fold}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,0 +1,154 @@
+"""The devices that share one network's training: Fabric with DDP or FSDP, and what their processes tell each other."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from lcm.config import Training
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies import Strategy
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+class Devices:
+    """One process a device; `rank` is this one, of `count`. Where there is one device nothing is sent."""
+
+    def __init__(self, settings: Training) -> None:
+        """Start the other processes, or join those that torchrun, srun or Fabric itself started.
+
+        Fabric starts them by the command line of this process: each runs the stage from its beginning.
+        Raises ValueError for devices that are not there, and for more processes than the settings know of.
+        """
+        wanted, started = settings.devices * settings.num_nodes, int(os.environ.get("WORLD_SIZE", "1"))
+        if started > 1 and started != wanted:
+            raise ValueError(f"WORLD_SIZE is {started}, and devices × num_nodes is {wanted}; make them alike")
+        self.fabric = _fabric(settings)
+        self.fabric.launch()
+        self.rank, self.count = self.fabric.global_rank, self.fabric.world_size
+        # A flag that crosses between GPUs would wait for all that they still compute.
+        self._talk = distributed.new_group(backend="gloo") if self.count > 1 else None
+        # A process that is done early would cut connections that another still makes.
+        self.barrier()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def seed(self, value: int) -> None:
+        """Seed the generators from which this process draws, on the CPU and on its device.
+
+        torch.manual_seed seeds those of every kind of device, and takes 2 ms where none was used.
+        """
+        torch.default_generator.manual_seed(value)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.manual_seed(value)
+
+    def share(self, index_B: Tensor) -> Tensor:
+        """The part of a batch that this process computes."""
+        return index_B.tensor_split(self.count)[self.rank]
+
+    def agree(self, *flags: bool) -> list[bool]:
+        """Each flag, raised for all where one process raised it."""
+        if self.count == 1:
+            return list(flags)
+        said = torch.tensor(flags, dtype=torch.uint8)
+        distributed.all_reduce(said, op=distributed.ReduceOp.MAX, group=self._talk)
+        return said.bool().tolist()
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, for each of them."""
+        summed = values.clone()
+        if self.count > 1:
+            distributed.all_reduce(summed)
+        return summed
+
+    def unsynchronised(self, module: Any, *, alone: bool) -> AbstractContextManager[None]:
+        """Where `alone`, gradients stay in this process until a later part of the batch."""
+        return self.fabric.no_backward_sync(module) if alone and self.count > 1 else nullcontext()
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        if self.count > 1:
+            distributed.barrier(group=self._talk)
+
+
+def _fabric(settings: Training) -> Fabric:
+    from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    # Fabric announces every process through handlers of its own, beside those of the program's log.
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    strategy: dict[str, str | Strategy] = {"none": "auto", "ddp": "ddp"}
+    if settings.parallel == "fsdp":
+        strategy["fsdp"] = _fsdp(settings.devices * settings.num_nodes)
+    try:
+        return Fabric(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=strategy[settings.parallel],
+            precision=settings.precision,
+        )
+    except (RuntimeError, MisconfigurationException) as error:
+        raise ValueError(f"accelerator {settings.accelerator}, devices {settings.devices}: {error}") from None
+
+
+def _fsdp(count: int) -> Strategy:
+    """FSDP2 (torch's fully_shard): unlike FSDP1 it runs on a CPU too, and so it is tested."""
+    from lightning.fabric.strategies import ModelParallelStrategy
+
+    return ModelParallelStrategy(_deal_out, data_parallel_size=count, tensor_parallel_size=1)
+
+
+def _deal_out(network: nn.Module, mesh: DeviceMesh) -> Any:
+    """Shard each block of every ModuleList by itself, so that one block's weights are whole at a time, then the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    # Inner lists come after outer ones, and fully_shard wants them first.
+    for block in (block for blocks in reversed(lists) for block in blocks):
+        fully_shard(block, mesh=mesh["data_parallel"])
+    return fully_shard(network, mesh=mesh["data_parallel"])
+
+
+def whole(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Copies on the CPU, nested dicts included, of tensors that may be dealt out; every process must call it."""
+    return {name: _whole(value) for name, value in tensors.items()}
+
+
+def _whole(value: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(value, Mapping):
+        return whole(value)
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Put a state that `whole` copied into an optimizer, dealt out as its parameters are."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    def placed(value: Tensor, parameter: Tensor) -> Tensor:
+        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+            return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+        return value
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = {
+        place: {name: placed(value, parameters[place]) for name, value in values.items()}
+        for place, values in saved["state"].items()
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})

@@ -1,0 +1,122 @@
+"""Where a network's weights start: freshly drawn, or from a bundle that is checked against what it will learn."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lcm.config import Combat, Model, Training
+from lcm.models import check_size
+from lcm.tables import TEST, TRAIN
+from lcm.training.data import Cohort, Tables, people_of_role
+from lcm.training.site_correction import Corrected, correct, correct_like, estimates_alone, weights_alone
+from lcm.training.weights import Manifest, hash_people, load_bundle
+
+if TYPE_CHECKING:
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+
+log = logging.getLogger(__name__)
+
+Vocabulary = Mapping[str, tuple[str, ...]]
+"""BEI → levels; a continuous BEI has none."""
+
+
+class Start(NamedTuple):
+    """The bundle that a network starts from."""
+
+    bundle: Manifest
+    arrays: dict[str, np.ndarray]
+
+    @property
+    def people(self) -> tuple[str, ...]:
+        """Hashes of everyone whom these weights, and those they came from, have seen; sorted."""
+        bundle = self.bundle
+        return tuple(sorted({*bundle.training_people, *bundle.validation_people, *bundle.pretraining_people}))
+
+    def inherited(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """What a manifest says of the weights it came from, by field; levels that are learned now are not assumed."""
+        assumed = tuple(name for name in self.bundle.assumed if name not in vocabulary)
+        return {"pretraining_people": self.people, "people": self.bundle.people, "assumed": assumed}
+
+
+def read_start(folder: Path, cohort: Cohort, model: Model, settings: Training, vocabulary: Vocabulary) -> Start:
+    """The bundle of a folder; ValueError where it does not fit the connectomes, the model, its BEIs or its ComBat.
+
+    A BEI of `vocabulary` that the weights know must have the same levels there; one that they do not know is new.
+    """
+    start = Start(*load_bundle(folder, cohort, vocabulary=vocabulary, allow=settings.allow))
+    theirs, ours = start.bundle.sizes, check_size(model.architecture, model.size)
+    # `form` and `dropout` are no part of the weights.
+    differing = [key for key, value in ours.items() if theirs.get(key) != value and key not in ("form", "dropout")]
+    if start.bundle.model.architecture != model.architecture or differing:
+        raise ValueError(
+            f"{folder}: weights of {start.bundle.model.architecture} {theirs}, the model wants {model.architecture} {ours}"
+        )
+    their_combat, our_combat = start.bundle.settings.get("combat"), settings.model_dump(mode="json")["combat"]
+    if their_combat != our_combat:
+        raise ValueError(f"{folder}: its weights learned with combat {their_combat}, and here combat is {our_combat}")
+    return start
+
+
+def check_fold(folder: Path, start: Start, tables: Tables, fold: int) -> None:
+    """Raise ValueError when the weights are another fold's, or have seen someone whom this fold tests."""
+    bundle = start.bundle
+    if bundle.stage == "finetune" or (bundle.stage == "pretrain" and bundle.fold != fold):
+        raise ValueError(
+            f"{folder}: weights of {bundle.stage} on fold {bundle.fold}; pretrain on fold {fold} is needed"
+        )
+    tested = set(hash_people(people_of_role(tables.folds, fold, TEST)))
+    shared = len(tested & set(start.people))
+    if shared:
+        raise ValueError(
+            f"{folder}: its weights have seen {shared} of the {len(tested)} people whom fold {fold} tests; pretraining counts "
+            "as training, so start from weights of other people"
+        )
+    if bundle.people == "unknown":
+        log.warning("%s: whom these weights have seen is not known; the results will say so", folder)
+
+
+def correct_as(start: Start | None, cohort: Cohort, combat: Combat | None, targets: tuple[str, ...]) -> Corrected:
+    """The cohort without site effects, by new estimates, or by those of the weights that go on learning from it."""
+    if start is None:
+        return correct(cohort, combat, targets)
+    corrected = correct_like(cohort, start.arrays, combat, targets)
+    return Corrected(corrected, estimates_alone(start.arrays), start.bundle.combat_sites)
+
+
+def begin_network(
+    model: Model, cohort: Cohort, vocabulary: Vocabulary, start: Start | None, *, seed: int
+) -> LargeConnectomeModel:
+    """A network with a token for every level of `vocabulary`: a bundle's keep their weights, unseen ones are appended."""
+    from lcm.models.large_connectome_model import token_names
+    from lcm.training.networks import build_network, connectomes, load_arrays, start_at_mean
+
+    wanted = [token for name, levels in vocabulary.items() for token in token_names(name, levels)]
+    if start is None:
+        network = build_network(model, len(cohort.regions), wanted, seed=seed)
+        network.fit_edges(connectomes(cohort.of_role(TRAIN).edges_NE, len(cohort.regions)))
+        start_at_mean(network, cohort, vocabulary)
+        return network
+    network = build_network(model, len(start.bundle.regions), start.bundle.tokens, seed=seed)
+    load_arrays(network, weights_alone(start.arrays))
+    unseen = [token for token in wanted if token not in network.tokens]
+    network.append_tokens(unseen)
+    values = [name for name, levels in vocabulary.items() if not levels]
+    # The head is shared: its bias moves to a new BEI's mean only where no known one goes on learning beside it.
+    if values and set(values) <= set(unseen):
+        start_at_mean(network, cohort, vocabulary)
+    log.info("tokens reused: %d, appended: %d", len(wanted) - len(unseen), len(unseen))
+    return network
+
+
+def united(start: Start | None, vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
+    """The vocabulary of the weights and of what they learn now: levels in the order in which they were learned."""
+    known = dict(start.bundle.vocabulary) if start else {}
+    for name, levels in vocabulary.items():
+        before = known.get(name, ())
+        known[name] = (*before, *(level for level in levels if level not in before))
+    return known

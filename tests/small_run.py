@@ -1,0 +1,139 @@
+"""A small training run in processes of its own, which tests kill, stop and share among devices."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lcm.config import Training
+from lcm.models.large_connectome_model import LargeConnectomeModel, Target
+from lcm.training.checkpoint import Run
+from lcm.training.devices import Devices
+from lcm.training.loop import InMemory, seed_everything, train
+
+SETTINGS: dict[str, Any] = {
+    "accelerator": "cpu",
+    "batch_size": 8,
+    "learning_rate": 3e-3,
+    "max_epochs": 5,
+    "patience": 5,
+    "first_stage_epochs": 2,
+    "gradient_accumulation": 2,
+    "max_gradient_norm": 1.0,
+    "checkpoint_minutes": 1e-4,
+}
+NOT_SPEED = (
+    "epoch",
+    "training_loss",
+    "validation_loss",
+    "training/q",
+    "validation/q",
+    "training/age",
+    "validation/age",
+)
+
+
+def examples(num_scans: int, seed: int, dtype: torch.dtype = torch.float32) -> InMemory:
+    """Random connectomes of twelve regions; one scan in four lacks a level and one in four an age."""
+    generator = torch.Generator().manual_seed(seed)
+    half = torch.randn(num_scans, 12, 12, generator=generator)
+    columns = {"inputs": half + half.mT}
+    columns["label:q"] = torch.randint(0, 2, (num_scans,), generator=generator).float()
+    columns["label:age"] = torch.rand(num_scans, generator=generator)
+    for name in ("q", "age"):
+        columns[f"weight:{name}"] = (torch.rand(num_scans, generator=generator) > 0.25).float()
+    return InMemory({name: column.to(dtype) for name, column in columns.items()})
+
+
+def network_of(dropout: float) -> LargeConnectomeModel:
+    """Three layers, always the same weights."""
+    seed_everything(0)
+    tokens = ("q=no", "q=yes", "age")
+    return LargeConnectomeModel(12, tokens, num_layers=3, width=32, num_heads=4, feedforward=64, dropout=dropout)
+
+
+def learn(
+    folder: Path, checkpoint: Path | None, changed: dict[str, Any], dtype: torch.dtype, environment: dict[str, str]
+) -> None:
+    """Train; the first process writes the losses and the best weights into `folder`.
+
+    In float64 there is no dropout; with `fixed_norm` each scan's output does not depend on the others of its part.
+    """
+    os.environ.update(environment)
+    network = network_of(0.1 if dtype == torch.float32 else 0.0).to(dtype)
+    network.region_norm.requires_grad_(not changed.pop("fixed_norm", False))
+    settings = Training(**SETTINGS | changed)
+    targets = [Target("q", ("no", "yes")), Target("age", ())]
+    objective = network.objective(targets, settings.first_stage_epochs, settings.stages)
+    run = Run(checkpoint, log_folder=folder / "logs")
+    state = train(network, objective, examples(115, 1, dtype), examples(41, 2, dtype), settings, run)
+    if state.first_process:
+        torch.save(state.network.state_dict(), folder / "weights.pt")
+        losses = [{name: row[name] for name in NOT_SPEED} for row in state.history]
+        (folder / "losses.json").write_text(json.dumps(losses))
+
+
+def deal_out(
+    folder: Path, _: Path | None, changed: dict[str, Any], __: torch.dtype, environment: dict[str, str]
+) -> None:
+    """Set the network up on its devices; each process writes the share of every weight that it holds."""
+    os.environ.update(environment)
+    network = network_of(0.0)
+    sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
+    devices = Devices(Training(**SETTINGS | changed))
+    devices.fabric.setup_module(network)
+    held = {name: getattr(p, "_local_tensor", p).numel() / sizes[name] for name, p in network.named_parameters()}
+    (folder / f"held-{devices.rank}.json").write_text(json.dumps(held))
+
+
+def result(folder: Path) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """Losses of the epochs and the best weights."""
+    return json.loads((folder / "losses.json").read_text()), torch.load(folder / "weights.pt", weights_only=True)
+
+
+def fresh_processes() -> ForkServerContext:
+    """Processes that start anew but need not import torch again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "lightning.fabric", "torch.utils.tensorboard"])
+    return context
+
+
+def start(
+    processes: ForkServerContext,
+    folder: Path,
+    checkpoint: Path | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    count: int = 1,
+    target: Callable[..., None] = learn,
+    **changed: Any,
+) -> list[BaseProcess]:
+    """Begin `target` in `count` processes, with the environment that torchrun would give each."""
+    folder.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    started = []
+    for rank in range(count):
+        own = {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+        arguments = (folder, checkpoint, changed, dtype, shared | own if count > 1 else {})
+        started.append(processes.Process(target=target, args=arguments))
+        started[-1].start()
+    return started
+
+
+def finish(started: list[BaseProcess]) -> list[int | None]:
+    """Wait for all and return their exit codes."""
+    for process in started:
+        process.join()
+    return [process.exitcode for process in started]

@@ -1,0 +1,128 @@
+"""Several processes train one network: the numbers of one process, one bundle, one set of logs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lcm.config import Training
+from lcm.training.checkpoint import CHECKPOINT
+from lcm.training.devices import Devices
+from lcm.training.networks import build_network, load_arrays
+from lcm.training.weights import WEIGHTS, read_manifest
+from tests.conftest import REPOSITORY
+from tests.small_run import deal_out, finish, fresh_processes, result, start
+
+# In float32 Adam makes steps of the rounding noise of weights whose true gradient is 0, as of every key's bias.
+EXACT = {"dtype": torch.float64, "gradient_accumulation": 1, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def processes():
+    return fresh_processes()
+
+
+@pytest.fixture(scope="module")
+def alone(processes, tmp_path_factory) -> Path:
+    """The folder of a run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    assert finish(start(processes, folder, **EXACT)) == [0]
+    return folder
+
+
+def assert_alike(folder: Path, other: Path) -> None:
+    (losses, weights), (their_losses, their_weights) = result(folder), result(other)
+    assert len(losses) == len(their_losses) > 1
+    for row, theirs in zip(losses, their_losses, strict=True):
+        assert row == pytest.approx(theirs, abs=1e-6)
+    assert list(weights) == list(their_weights)
+    for name in weights:
+        torch.testing.assert_close(weights[name], their_weights[name], atol=1e-9, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_learn_what_one_learns(processes, alone, tmp_path, parallel):
+    # 115 scans, less those without a label, in batches whose two shares differ by one scan.
+    assert finish(start(processes, tmp_path, count=2, devices=2, parallel=parallel, **EXACT)) == [0, 0]
+    assert_alike(alone, tmp_path)
+
+
+def test_batches_in_parts_are_shared_too(processes, tmp_path):
+    settings = EXACT | {"fixed_norm": True, "max_epochs": 2}
+    assert finish(start(processes, tmp_path / "alone", **settings)) == [0]
+    for parallel in ("ddp", "fsdp"):
+        parts = settings | {"gradient_accumulation": 3, "devices": 2, "parallel": parallel}
+        assert finish(start(processes, tmp_path / parallel, count=2, **parts)) == [0, 0]
+        assert_alike(tmp_path / "alone", tmp_path / parallel)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_that_were_stopped_go_on_together(processes, alone, tmp_path, parallel):
+    path = tmp_path / "checkpoint" / CHECKPOINT
+    shared = EXACT | {"count": 2, "devices": 2, "parallel": parallel, "checkpoint_minutes": 1e-3}
+    first, other = start(processes, tmp_path, path.parent, **shared)
+    while first.is_alive() and not path.exists():
+        time.sleep(0.002)
+    # One process is told; all stop after the same batch.
+    os.kill(other.pid, signal.SIGTERM)
+    assert finish([first, other]) == [143, 143]
+    assert finish(start(processes, tmp_path, path.parent, **shared)) == [0, 0]
+    assert_alike(alone, tmp_path)
+
+
+def test_the_command_starts_its_processes_and_writes_the_bundle_of_one_process(study, run_stage):
+    size = {"num_layers": 2, "width": 16, "num_heads": 2, "feedforward": 32, "dropout": 0.0}
+    model = {"architecture": "lcm", "start": "pretrained", "size": size}
+    settings = {"targets": ["sex", "age", "autism"], "max_epochs": 2, "batch_size": 8, "accelerator": "cpu"}
+    alone = read_manifest(run_stage("pretrain", "alone", settings, model=model))
+    for parallel in ("ddp", "fsdp"):
+        output = study.folder / parallel
+        flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output}
+        flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
+        flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": parallel})}
+        flags |= {"checkpoint": study.folder / "checkpoint", "log-folder": study.folder / "log"}
+        command = [sys.executable, "-m", "lcm", "pretrain", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert run.stderr.count("epoch 2/2") == 1, run.stderr
+        assert not (study.folder / "checkpoint").exists()
+        assert len(list((study.folder / "log").glob("events*"))) == 1
+        manifest = read_manifest(output)
+        assert manifest.results["validation_loss"] == pytest.approx(alone.results["validation_loss"], rel=1e-4)
+        network = build_network(manifest.model, len(manifest.regions), manifest.tokens, seed=1)
+        load_arrays(network, {name: value.numpy() for name, value in load_file(output / WEIGHTS).items()})
+        assert json.loads((output / "record.json").read_text())["stage"] == "pretrain"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_fsdp_deals_the_weights_out_and_ddp_copies_them(processes, tmp_path, parallel):
+    assert finish(start(processes, tmp_path, count=2, target=deal_out, devices=2, parallel=parallel)) == [0, 0]
+    held = [json.loads((tmp_path / f"held-{rank}.json").read_text()) for rank in (0, 1)]
+    for name in held[0]:
+        shares = sorted(rank[name] for rank in held)
+        # A vector of one value has one owner, and three tokens are dealt two and one.
+        alike = shares in ([0.5, 0.5], [0, 1], [pytest.approx(1 / 3), pytest.approx(2 / 3)])
+        assert alike if parallel == "fsdp" else shares == [1, 1], name
+
+
+def test_more_processes_than_the_settings_know_is_an_error(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE is 4, and devices × num_nodes is 1"):
+        Devices(Training(accelerator="cpu"))
+
+
+def test_a_device_that_is_not_there_is_an_error():
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(ValueError, match="accelerator gpu, devices 1: "):
+        Devices(Training(accelerator="gpu"))

@@ -1,0 +1,34 @@
+"""predict: a trained bundle on the study's scans, also on people of whom nothing else is known."""
+
+
+rule predict:
+    """Answers a row a person and a scan, and where each token looked."""
+    input:
+        bundle=PLAN.bundle,
+        bei=PLAN.described,
+        scans="results/index/scans.tsv",
+        connectomes=PLAN.asked_connectomes,
+        atlas=PLAN.atlas,
+    output:
+        predictions="results/predict/{bundle}/predictions.tsv",
+        scans="results/predict/{bundle}/scans.tsv",
+        attention="results/predict/{bundle}/attention.tsv",
+        people="results/predict/{bundle}/attention_people.arrow",
+        figures=directory("results/predict/{bundle}/figures"),
+    log:
+        "logs/predict/{bundle}.log",
+    benchmark:
+        "logs/predict/{bundle}.tsv"
+    conda:
+        "../../envs/training.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=settings("predict"),
+        code=code("predict"),
+        connectomes=PLAN.connectome_folder,
+        atlas=PLAN.study.parcellate.atlas,
+    shell:
+        "python -m lcm predict --bundle {input.bundle:q} --bei {input.bei:q} --scans {input.scans:q}"
+        " --connectomes {params.connectomes:q} --atlas {params.atlas:q} --output results/predict/{wildcards.bundle:q}"
+        " --settings {params.settings:q} > {log:q} 2>&1"
