@@ -1,0 +1,155 @@
+"""A bundle on connectomes: scores, the layer each came from and where its token looked, whatever the architecture."""
+
+# Shapes: N connectomes, B of a batch, E edges, R regions, L layers, K levels of one BEI (1 where it is continuous).
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from lcm.config import Combat
+from lcm.models import architecture
+from lcm.tables import MISSING
+from lcm.training.data import Cohort
+from lcm.training.site_correction import correct_like, weights_alone
+from lcm.training.weights import Manifest, hash_person, load_bundle
+
+if TYPE_CHECKING:
+    import torch
+
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+
+BATCH = 128
+"""Connectomes a pass: with attention kept, 32 layers of 27 tokens over 116 regions take 50 MB."""
+
+Questions = Mapping[str, tuple[str, ...]]
+"""BEI → levels; a continuous one has none."""
+
+
+class Answer(NamedTuple):
+    """What a bundle says about one BEI; an estimator has neither layers nor attention."""
+
+    levels: tuple[str, ...]
+    scores_NK: np.ndarray
+    """Probabilities of the levels, or one column of values; float64."""
+    layers_NK: np.ndarray | None = None
+    """The layer, from 1, that each level's score came from; None for a continuous BEI, which is read from all layers."""
+    attention_NKR: np.ndarray | None = None
+    """Share of each region in the token's attention, mean over heads, at that layer; a continuous BEI's over all layers."""
+
+
+def predict(folder: Path, cohort: Cohort, *, allow: Collection[str] = ()) -> np.ndarray:
+    """Scores of every scan of a cohort by a finetune bundle, float64.
+
+    Returns (N, K) probabilities in the order of the task's levels, or (N, 1) values for a continuous target. Raises
+    ValueError for a bundle without a task and, unless `allow` names the difference (`load_bundle`; "people"), where the
+    bundle does not fit these connectomes or fitting, choosing the epoch or pretraining has seen one of their people.
+    """
+    manifest, arrays = load_bundle(folder, cohort, allow=allow)
+    if manifest.task is None:
+        raise ValueError(f"{folder}: a bundle of pretrain answers no task; give one of finetune")
+    if "people" not in allow:
+        seen_N = was_seen(manifest, cohort.rows["person_id"])
+        if seen_N.any():
+            raise ValueError(
+                f"{folder}: {cohort.rows['person_id'][seen_N].nunique()} of the people asked for were seen in training; "
+                "ask for the test role"
+            )
+    return ask(manifest, arrays, cohort)[manifest.task.target].scores_NK
+
+
+def questions_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
+    """What a bundle answers: its task, or every BEI of a multitask bundle, without the level that says "no label"."""
+    if manifest.task is not None:
+        return {manifest.task.target: manifest.task.levels}
+    return {name: tuple(level for level in levels if level != MISSING) for name, levels in manifest.vocabulary.items()}
+
+
+def was_seen(manifest: Manifest, person_ids: Collection[str]) -> np.ndarray:
+    """Whether fitting, choosing the epoch or pretraining has seen each person, (N,)."""
+    seen = {*manifest.training_people, *manifest.validation_people, *manifest.pretraining_people}
+    return np.array([hash_person(person_id) in seen for person_id in person_ids], dtype=bool)
+
+
+def ask(
+    manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort, *, attend: bool = False
+) -> dict[str, Answer]:
+    """The bundle's answer to each of its questions; layers and attention only where `attend` and it is a network.
+
+    Site effects leave the connectomes by the bundle's own ComBat estimates, where it has some.
+    """
+    questions = questions_of(manifest)
+    if manifest.settings.get("combat") is not None:
+        cohort = correct_like(cohort, arrays, Combat.model_validate(manifest.settings["combat"]), tuple(questions))
+    weights = weights_alone(arrays)
+    loaded = architecture(manifest.model.architecture)
+    if loaded.kind == "network":
+        return _ask_network(manifest, weights, cohort.edges_NE, questions, attend=attend)
+    ((target, levels),) = questions.items()
+    return {target: Answer(levels, np.asarray(loaded.load()(weights).predict(cohort.edges_NE), dtype=np.float64))}
+
+
+def _ask_network(
+    manifest: Manifest, weights: Mapping[str, np.ndarray], edges_NE: np.ndarray, questions: Questions, *, attend: bool
+) -> dict[str, Answer]:
+    import torch
+
+    from lcm.training.networks import build_network, connectomes, load_arrays
+
+    network = build_network(manifest.resolved_model, len(manifest.regions), manifest.tokens, seed=0)
+    load_arrays(network, weights)
+    on_cpu = manifest.settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    device = torch.device("cpu" if on_cpu else "cuda")
+    network.to(device).eval()
+    stages = manifest.settings.get("stages", "both")
+    parts: list[dict[str, Answer]] = []
+    with torch.inference_mode():
+        for part_BE in np.array_split(edges_NE, max(1, -(-len(edges_NE) // BATCH))):
+            fc_BRR = connectomes(part_BE, len(manifest.regions)).to(device)
+            logits_LBP, shares_LBPR = network.attend(fc_BRR) if attend else (network(fc_BRR), None)
+            parts.append(
+                {
+                    name: _answer(network, logits_LBP, shares_LBPR, name, levels, stages)
+                    for name, levels in questions.items()
+                }
+            )
+    return {name: _joined([part[name] for part in parts]) for name in questions}
+
+
+def _answer(
+    network: LargeConnectomeModel,
+    logits_LBP: torch.Tensor,
+    shares_LBPR: torch.Tensor | None,
+    name: str,
+    levels: tuple[str, ...],
+    stages: Literal["both", "first", "second", "last_layer"],
+) -> Answer:
+    """One BEI's answer for one batch."""
+    from lcm.models.large_connectome_model import token_names
+
+    scores_BK = network.read_out(logits_LBP, name, levels, stages).double().cpu().numpy()
+    if shares_LBPR is None:
+        return Answer(levels, scores_BK)
+    places_K = [network.tokens.index(token) for token in token_names(name, levels)]
+    shares_LBKR = shares_LBPR[:, :, places_K]
+    if not levels and stages != "last_layer":
+        return Answer(levels, scores_BK, None, shares_LBKR.mean(dim=0).cpu().numpy())
+    layers_BK = network.choose_layers(logits_LBP, name, levels, stages)
+    chosen_1BKR = layers_BK[None, :, :, None].expand(1, -1, -1, shares_LBKR.shape[-1])
+    shares_BKR = shares_LBKR.gather(0, chosen_1BKR)[0].cpu().numpy()
+    return Answer(levels, scores_BK, layers_BK.cpu().numpy() + 1 if levels else None, shares_BKR)
+
+
+def _joined(parts: list[Answer]) -> Answer:
+    """The answers of all batches, one after the other."""
+    scores_NK = np.concatenate([part.scores_NK for part in parts])
+    layers, shares = [part.layers_NK for part in parts], [part.attention_NKR for part in parts]
+    return Answer(parts[0].levels, scores_NK, _stacked(layers), _stacked(shares))
+
+
+def _stacked(arrays: list[np.ndarray | None]) -> np.ndarray | None:
+    there = [array for array in arrays if array is not None]
+    return np.concatenate(there) if there else None
