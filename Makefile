@@ -40,6 +40,7 @@ docs: .venv/ok ## regenerate the JSON schema and the README's tables and graph
 bench: .venv/ok ## timings against peers, in one run
 	@$(RUN) python benchmarks/imaging.py
 	@$(RUN) python benchmarks/phenotypes.py
+	@$(RUN) python benchmarks/training.py --layers 1 2 --batch 8 --repeats 3
 
 lock: ## pin what pyproject.toml asks for, in a fresh environment
 	@rm -rf .lockenv && $(PYTHON) -m venv .lockenv

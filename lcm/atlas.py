@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,11 @@ class Atlas:
                 "give the NIfTI, with this table beside it"
             )
         return self.image
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether table or image tell where every region is, so that `centres_mm` has an answer."""
+        return self.image is not None or not any(math.isnan(x) for place in self.coordinates_mm for x in place)
 
     def check(self) -> None:
         """Read the image, if there is one, and stop unless it and the table hold the same regions; `on_grid` does too.

@@ -193,6 +193,18 @@ class Study(Settings):
         return self
 
     @model_validator(mode="after")
+    def _own_settings_have_a_use(self) -> Self:
+        for name, model in self.models.items():
+            if model.pretrain and model.start != "pretrained":
+                raise ValueError(
+                    f"models.{name}.pretrain has {', '.join(model.pretrain)}, and its start is '{model.start}'; only "
+                    "`start: pretrained` pretrains"
+                )
+            if model.start == "scratch" and model.finetune.get("trunk") == "freeze":
+                raise ValueError(f"models.{name}.finetune.trunk is freeze, and from scratch there is nothing to keep")
+        return self
+
+    @model_validator(mode="after")
     def _combat_knows_no_target(self) -> Self:
         predicted = tuple(task.target for task in self.tasks.values())
         for name in self.models:

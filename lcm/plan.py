@@ -13,12 +13,10 @@ from typing import Protocol
 
 from lcm.atlas import load_atlas
 from lcm.cohort.events import event_files
-from lcm.cohort.harmonize import check_settings, sources_of
 from lcm.cohort.source import canonical, read_source, source_path
-from lcm.cohort.vocabulary import read_vocabulary
-from lcm.config import Predict, Study, Task, read_study
+from lcm.config import Predict, Study, read_study
 from lcm.imaging.strategy import read_strategy, strategy_path
-from lcm.models import MODELS, resolve_size
+from lcm.plan_checks import check_names, check_sizes
 
 _PACKAGE = Path(__file__).parent
 PREPARED = ("bids", "hcp", "ukb")
@@ -54,9 +52,10 @@ class Plan:
         self.strategies = self._strategies()
         self.primary = next(iter(self.strategies))
         self.connectome_folder = f"results/correlate/{self.primary}"
-        self._check_names()
+        check_names(self.study, self.strategies)
         if walk:
             load_atlas(self.study.parcellate.atlas).check()
+            check_sizes(self.study)
         self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.reference: str | list[str] = self.study.correlate.reference or []
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
@@ -72,95 +71,6 @@ class Plan:
         if len(found) < len(paths):
             raise ValueError(f"strategies: two of {', '.join(self.study.strategies)} have one name")
         return found
-
-    def _check_names(self) -> None:
-        """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
-        atlas = load_atlas(self.study.parcellate.atlas)
-        for name, dataset in self.study.datasets.items():
-            if dataset.input != "series" or self.study.export:
-                _ = atlas.label_image
-            for folder in (dataset.path, dataset.phenotypes):
-                if folder and not folder.startswith("results/") and not Path(folder).is_dir():
-                    raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
-        self._check_cohorts()
-        self._check_split_and_combat()
-        self._check_export()
-        self._check_predict()
-        for name, task in self.study.tasks.items():
-            self._check_task(name, task)
-        for name in self.study.models:
-            self._check_model(name)
-
-    def _check_model(self, name: str) -> None:
-        """Stop for a model that cannot be built or begun, hours before its training would; raises ValueError."""
-        model = self.study.models[name]
-        if model.architecture not in MODELS:
-            raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
-        resolve_size(model.architecture, model.size)
-        if model.start != "scratch" and MODELS[model.architecture].kind != "network":
-            raise ValueError(f"model {name}: {model.architecture} has no weights to start from; use `start: scratch`")
-        pretrain = self.study.pretrain_of(name)
-        folders = [model.start] if model.starts_from_folder else []
-        for folder in [*folders, *filter(None, [pretrain.init_from])]:
-            _check_bundle(f"model {name}", folder)
-        for target in pretrain.targets if model.start == "pretrained" else ():
-            if target not in read_vocabulary():
-                raise ValueError(f"pretrain.targets: {target!r} is no BEI; known: {', '.join(read_vocabulary())}")
-            _check_target("pretrain.targets", target, allow_covariate=False)
-
-    def _check_cohorts(self) -> None:
-        check_settings(self.study.harmonize, sources_of(self.study.datasets))
-        linkage = self.study.harmonize.linkage
-        if linkage and not Path(linkage).is_file():
-            raise ValueError(f"harmonize.linkage: no such file: {linkage} (relative to {Path.cwd()})")
-
-    def _check_split_and_combat(self) -> None:
-        """Stop for a cohort that cannot be tested, or a covariate that is none, hours before those stages would."""
-        cohorts = {d.cohort_name for d in self.study.datasets.values()}
-        split = self.study.split
-        asked = {
-            "split.test_cohorts": (cohorts, [name for names in split.test_cohorts for name in names]),
-            "split.cohort_folds": (cohorts, split.cohort_folds),
-        }
-        # A label (site, scanner) is what ComBat takes out, and head motion has no column in the BEI table.
-        kept = {name for name, v in read_vocabulary().items() if v.kind != "label" and v.origin != "images"}
-        sections = {"pretrain": self.study.pretrain_of, "finetune": self.study.finetune_of}
-        for stage, section_of in sections.items():
-            combats = [section_of(name).combat for name in self.study.models]
-            covariates = [covariate for combat in combats if combat for covariate in combat.covariates]
-            asked[f"{stage}.combat.covariates"] = (kept, covariates)
-        for field, (names, wanted) in asked.items():
-            for name in sorted(set(wanted) - names):
-                raise ValueError(f"{field} has no {name!r}; known: {', '.join(sorted(names))}")
-
-    def _check_export(self) -> None:
-        asked = self.study.export
-        known = {"datasets": list(self.study.datasets), "strategies": list(self.strategies)} if asked else {}
-        for field, names in known.items():
-            for name in sorted(set(getattr(asked, field)) - set(names)):
-                raise ValueError(f"export.{field} has no {name!r}; known: {', '.join(names)}")
-
-    def _check_predict(self) -> None:
-        for name, folder in self.asked.bundles.items():
-            # What this study makes itself need not be there yet.
-            if not folder.startswith("results/"):
-                _check_bundle(f"predict.bundles.{name}", folder)
-        for name in sorted(set(self.asked.datasets) - set(self.study.datasets)):
-            raise ValueError(f"predict.datasets has no {name!r}; known: {', '.join(self.study.datasets)}")
-
-    def _check_task(self, name: str, task: Task) -> None:
-        known = {
-            "target": (set(read_vocabulary()), (task.target,)),
-            "cohorts": ({d.cohort_name for d in self.study.datasets.values()}, task.cohorts),
-            "datasets": (set(self.study.datasets), task.datasets),
-        }
-        if task.target in read_vocabulary():
-            known["levels"] = (set(read_vocabulary()[task.target].levels), task.levels)
-        for field, (names, asked) in known.items():
-            strange = sorted(set(asked) - names)
-            if strange:
-                raise ValueError(f"task {name}: {field} has no {strange[0]!r}; known: {', '.join(sorted(names))}")
-        _check_target(f"task {name}", task.target, allow_covariate=task.allow_covariate)
 
     # ── what goes to a stage by value ───────────────────────────────────────────────────────────
 
@@ -344,24 +254,6 @@ class Plan:
     def scores(self, _: Wildcards) -> list[str]:
         """Scores of every model on every task."""
         return [f"results/evaluate/{m}/{t}/scores.tsv" for m in self.study.models for t in self.study.tasks]
-
-
-def _check_bundle(where: str, folder: str) -> None:
-    if not Path(folder, "manifest.json").is_file():
-        raise ValueError(f"{where}: no bundle in {folder} (a folder with manifest.json; relative to {Path.cwd()})")
-
-
-def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:
-    """Stop for a BEI that no model should predict, or only on purpose; raises ValueError that says why."""
-    variable = read_vocabulary()[target]
-    if variable.kind == "label" or variable.origin == "images":
-        reason = "names that mean nothing beyond their cohort" if variable.kind == "label" else "measured in the images"
-        raise ValueError(f"{where}: {target!r} cannot be predicted: its values are {reason}")
-    if variable.role == "covariate" and not allow_covariate:
-        raise ValueError(
-            f"{where}: {target!r} is a covariate: it is there to describe people and to test confounding, not to be learned; "
-            "a task of its own with `allow_covariate: true` predicts it on purpose"
-        )
 
 
 def listing(paths: Sequence[str]) -> str:

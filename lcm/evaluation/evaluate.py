@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lcm.evaluation.metrics import LISTED, UNKNOWN, not_run, score
 from lcm.tables import FOLDS, SCORES, read_tsv, write_atomically, write_tsv
 from lcm.training.data import Cohort, Tables, add_table_flags, labels_of, read_cohort, tables_of
 from lcm.training.inference import predict
-from lcm.training.weights import MANIFEST, Unanswerable, read_manifest
+from lcm.training.weights import Unanswerable, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def main(options: argparse.Namespace) -> None:
         predictions = predict_test_people(tables_of(options), task, options.weights)
         predictions = predictions.assign(model=options.model, task=options.task)
         scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed)
-        scores = scores.assign(training_people=_known_training(options.weights))
+        scores = scores.assign(training_people=_known_training(options.weights, predictions["fold"].unique()))
     except Unanswerable as reason:
         log.warning("not run: %s", reason)
         predictions, scores = pd.DataFrame(), not_run(options.model, options.task, str(reason))
@@ -55,10 +56,10 @@ def methods(settings: Evaluate) -> str:
     )
 
 
-def _known_training(weights: Path) -> str:
-    """Whether every fold's bundle lists whom it has seen; a fold that could not be fitted has seen nobody."""
-    folders = [folder for folder in weights.glob("fold-*") if (folder / MANIFEST).is_file()]
-    return UNKNOWN if any(read_manifest(folder).people == UNKNOWN for folder in folders) else LISTED
+def _known_training(weights: Path, folds: Iterable[int]) -> str:
+    """Whether the bundle of every fold that answered lists whom it has seen."""
+    bundles = [read_manifest(weights / f"fold-{fold}") for fold in folds]
+    return UNKNOWN if any(bundle.people == UNKNOWN for bundle in bundles) else LISTED
 
 
 def predict_test_people(tables: Tables, task: Task, weights: Path) -> pd.DataFrame:

@@ -68,7 +68,7 @@ class MotionEffect:
         """Spearman correlation over edges of QC–FC with the distance of the two regions; NaN where there is none."""
         from scipy.stats import spearmanr
 
-        known = np.isfinite(self.qc_fc_E)
+        known = np.isfinite(self.qc_fc_E) & np.isfinite(self.distance_mm_E)
         if known.sum() < 3:
             return float("nan")
         return float(spearmanr(self.qc_fc_E[known], self.distance_mm_E[known]).statistic)
@@ -195,7 +195,10 @@ def p_values(r_E: np.ndarray, people_E: np.ndarray) -> np.ndarray:
 
 
 def distances(regions: Sequence[str], atlas: str) -> np.ndarray:
-    """Euclidean distance (mm) between the centres of every pair of regions, in `numpy.triu_indices(R, k=1)` order."""
+    """Euclidean distance (mm) between the centres of every pair of regions, in `numpy.triu_indices(R, k=1)` order.
+
+    NaN where the atlas is a label table that does not say where its regions are.
+    """
     from scipy.spatial.distance import pdist
 
     loaded = load_atlas(atlas)
@@ -206,4 +209,6 @@ def distances(regions: Sequence[str], atlas: str) -> np.ndarray:
             f"atlas {loaded.name}: {len(unknown)} regions of the connectomes are not in it, e.g. {unknown[0]}; "
             "pass the atlas that parcellate used"
         )
+    if not loaded.knows_places:
+        return np.full(len(regions) * (len(regions) - 1) // 2, np.nan)
     return pdist(loaded.centres_mm()[[place[name] for name in regions]])

@@ -60,9 +60,7 @@ def motion_section(effects: Sequence[MotionEffect], *, min_cell: int = 0) -> Mot
     shown = [(name, [e for e in found if np.isfinite(e.qc_fc_E).any()]) for name, found in by_dataset]
     return MotionSection(
         rows=[row for _, found in by_dataset for row in _rows(found, min_cell)],
-        cards=[
-            MotionCard(name, [_distribution(name, found), _distance(name, found)]) for name, found in shown if found
-        ],
+        cards=[MotionCard(name, _figures(name, found)) for name, found in shown if found],
         missing=_missing(by_dataset),
     )
 
@@ -73,7 +71,10 @@ def _missing(by_dataset: list[tuple[str, list[MotionEffect]]]) -> str:
     for dataset, effects in by_dataset:
         few = [effect.strategy for effect in effects if effect.num_people < MIN_PEOPLE]
         names += [f"{dataset} under {', '.join(few)}" if len(few) < len(effects) else dataset] if few else []
-    return f"n/a: fewer than {MIN_PEOPLE} scans with motion: {'; '.join(names)}." if names else ""
+    said = [f"n/a: fewer than {MIN_PEOPLE} scans with motion: {'; '.join(names)}."] if names else []
+    if any(np.isnan(effect.distance_mm_E).all() for _, effects in by_dataset for effect in effects):
+        said.append("No distances: the atlas does not say where its regions are.")
+    return " ".join(said)
 
 
 def _rows(effects: Sequence[MotionEffect], min_cell: int) -> list[MotionRow]:
@@ -96,6 +97,11 @@ def _row(effect: MotionEffect, num_scans: str, num_refused: str, num_people: str
         number(effect.distance_dependence, 2).replace("-", "−"),
     ]
     return MotionRow(effect.dataset, effect.strategy, cells)
+
+
+def _figures(dataset: str, effects: list[MotionEffect]) -> list[FigureView]:
+    places_known = np.isfinite(effects[0].distance_mm_E).any()
+    return [_distribution(dataset, effects), *([_distance(dataset, effects)] if places_known else [])]
 
 
 def _distribution(dataset: str, effects: list[MotionEffect]) -> FigureView:

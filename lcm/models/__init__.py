@@ -2,7 +2,8 @@
 
 An *estimator* is fitted at once and needs no torch: a class with `fit(training, validation, num_levels, **size)`,
 `predict(edges_NE)` and `state`, a dict of numpy arrays. A *network* is trained by `lcm.training.loop`: a
-`torch.nn.Module` with `tokens`, `append_tokens`, `start_at`, `objective` and `read_out` (see LargeConnectomeModel).
+`torch.nn.Module` with `tokens`, `append_tokens`, `start_at`, `fit_edges`, `embedding_parameters`, `freeze_trunk`,
+`objective`, `read_out`, `choose_layers` and `attend` (see LargeConnectomeModel).
 A new row of the benchmark is one file here and one line of MODELS.
 """
 

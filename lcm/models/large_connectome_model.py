@@ -268,9 +268,9 @@ class LargeConnectomeModel(nn.Module):
         """
         nn.init.constant_(self.head.bias, value)
 
-    def input_parameters(self) -> list[nn.Parameter]:
-        """What reads the input itself; `trunk_rate` slows everything else."""
-        return [self.region_embedding.weight]
+    def embedding_parameters(self) -> list[str]:
+        """Names of the weights that read the input; `trunk_rate` slows all others."""
+        return ["region_embedding.weight"]
 
     def fit_edges(self, fc_SNN: Tensor) -> None:
         """Fit what turns edges into input on the training scans; nothing happens to raw edges."""

@@ -179,9 +179,10 @@ class Keeper:
                 write_checkpoint(self.folder, self.identity, content)
             self.written_s = time.monotonic()
         if stop and not last:
+            if self.devices.first:
+                log.warning("SIGTERM: %s is written; the same command goes on from it", self.folder / CHECKPOINT)
             # A launcher kills the process that writes as soon as another one has ended.
             self.devices.barrier()
-            log.warning("SIGTERM: %s is written; the same command goes on from it", self.folder / CHECKPOINT)
             raise Stopped
 
 

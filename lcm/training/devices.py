@@ -119,7 +119,8 @@ def _deal_out(network: nn.Module, mesh: DeviceMesh) -> Any:
     # Inner lists come after outer ones, and fully_shard wants them first.
     for block in (block for blocks in reversed(lists) for block in blocks):
         fully_shard(block, mesh=mesh["data_parallel"])
-    return fully_shard(network, mesh=mesh["data_parallel"])
+    # Or the rest would stay whole after validation, with the weights it had then.
+    return fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=True)
 
 
 def whole(tensors: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -137,18 +138,30 @@ def _whole(value: Any) -> Any:
     return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Put a state that `whole` copied into an optimizer, dealt out as its parameters are."""
+def dealt_as(like: Tensor, value: Tensor) -> Tensor:
+    """A copy of a whole tensor, on the device of another of its shape and dealt out as that one is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    def placed(value: Tensor, parameter: Tensor) -> Tensor:
-        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-            return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-        return value
+    value = value.to(like.device, like.dtype, copy=True)
+    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
+
+def local(value: Tensor) -> Tensor:
+    """The part of a tensor that this process holds, which is the tensor itself unless it is dealt out."""
+    from torch.distributed.tensor import DTensor
+
+    return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Put a state that `whole` copied into an optimizer, dealt out as its parameters are."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state = {
-        place: {name: placed(value, parameters[place]) for name, value in values.items()}
+        # A step count has no shape of a weight, and every process has its own.
+        place: {
+            name: dealt_as(parameters[place], value) if value.shape == parameters[place].shape else value
+            for name, value in values.items()
+        }
         for place, values in saved["state"].items()
     }
     optimizer.load_state_dict({"state": state, "param_groups": saved["param_groups"]})

@@ -114,7 +114,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     try:
         found: Any = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, UnicodeDecodeError) as error:
         # Not its text, which advises to load the file anyway.
         raise ValueError(
             f"{path}: not a file of tensors alone ({type(error).__name__}), and nothing of it was executed; torch.save the "

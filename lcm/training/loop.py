@@ -14,6 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lcm.config import Training
+from lcm.training.average import Average
 from lcm.training.checkpoint import Keeper, Run, digest, read_checkpoint
 from lcm.training.devices import Devices, load_optimizer, whole
 from lcm.training.examples import Examples, InMemory, Objective, Side  # noqa: F401 - one door to the loop
@@ -134,9 +136,11 @@ class _Loop:
         # Batches have two sizes; a graph for each is faster than one for any.
         called: Any = torch.compile(self.network, dynamic=False) if settings.compile else self.network
         self.module = self.fabric.setup_module(called)
-        self.optimizer = _optimizer(self.module, settings)
+        self.optimizer = _optimizer(self.network, settings)
         if saved:
             load_optimizer(self.optimizer, saved["optimizer"])
+        decay = settings.average_decay
+        self.average = Average(self.network, decay, saved and saved["average"]) if decay else None
         self.state = State(network, devices.first, **(saved["state"] if saved else {}))
         self.sums_T = torch.zeros(len(learning.terms), device=self.fabric.device)
         if saved and devices.first:
@@ -146,6 +150,7 @@ class _Loop:
     def ended(self) -> bool:
         """Whether there is no further epoch."""
         state, settings = self.state, self.settings
+        # With `keep: last` every epoch is the best so far.
         return state.epoch >= settings.max_epochs or state.epoch - state.best_epoch >= settings.patience
 
     def run_epoch(self, monitor: Monitor, keeper: Keeper) -> None:
@@ -156,7 +161,9 @@ class _Loop:
         # Here the device is waited for, and only from here on is the time known.
         learned = self.learning.losses(self.devices.sum(self.sums_T))
         speed = len(self.learning.examples) / (time.monotonic() - started)
-        judged = self._judge()
+        with self.average.in_place() if self.average else nullcontext():
+            judged = self._judge()
+            self._keep(sum(judged.values()))
         row: dict[str, float] = {
             "epoch": state.epoch + 1,
             "training_loss": sum(learned.values()),
@@ -164,7 +171,7 @@ class _Loop:
         }
         row |= {f"training/{name}": loss for name, loss in learned.items()}
         row |= {f"validation/{name}": loss for name, loss in judged.items()}
-        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        row["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
         row |= {"seconds": time.monotonic() - started, "samples_per_s": speed}
         self._end_epoch(row)
         monitor.end_epoch(row, state.best_epoch)
@@ -175,6 +182,7 @@ class _Loop:
         return {
             "network": whole(self.network.state_dict()),
             "optimizer": whole(self.optimizer.state_dict()),
+            "average": whole(self.average.weights) if self.average else None,
             "sums_T": self.devices.sum(self.sums_T).cpu(),
             "state": self.state.kept(),
         }
@@ -191,6 +199,8 @@ class _Loop:
         for index_B, there_B in batches[state.step :]:
             self._step(self.learning.counts(index_B), there_B)
             state.step += 1
+            if self.average:
+                self.average.update(state.epoch * self.learning.num_batches + state.step)
             state.seconds = time.monotonic() - started
             monitor.advance(len(index_B))
             keeper.look(self.snapshot)
@@ -227,22 +237,26 @@ class _Loop:
             sums_T += torch.stack([terms[name] for name in self.judging.terms])
         return self.judging.losses(self.devices.sum(sums_T))
 
+    def _keep(self, loss: float) -> None:
+        """Keep the weights if they are the best so far, or if it is the last that are wanted."""
+        state, last = self.state, self.settings.keep == "last"
+        if loss < state.best_loss or (last and math.isfinite(loss)):
+            state.best_epoch, state.best_loss = state.epoch + 1, loss
+            # A copy that stays on the device costs memory there; one on the CPU would cost a pause in every better epoch.
+            state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        elif last or not state.best_weights:
+            raise ValueError(f"epoch {state.epoch + 1}: the validation loss is {loss}; check the validation labels")
+
     def _end_epoch(self, row: dict[str, float]) -> None:
-        """Keep the weights if they are the best so far; stop where the loss is no number."""
-        state, loss = self.state, row["validation_loss"]
+        """Count the epoch; stop where its loss is no number."""
+        state, loss = self.state, row["training_loss"]
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
         self.sums_T.zero_()
         state.history.append(row)
-        if not math.isfinite(row["training_loss"]):
+        if not math.isfinite(loss):
             raise ValueError(
-                f"epoch {state.epoch}: the training loss is {row['training_loss']}; lower learning_rate, or check the labels"
+                f"epoch {state.epoch}: the training loss is {loss}; lower learning_rate, or check the labels"
             )
-        if loss < state.best_loss:
-            state.best_epoch, state.best_loss = state.epoch, loss
-            # A copy that stays on the device costs memory there; one on the CPU would cost a pause in every better epoch.
-            state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        elif not state.best_weights:
-            raise ValueError(f"epoch {state.epoch}: the validation loss is {loss}; check the validation labels")
 
 
 def _seed(*place: int) -> int:
@@ -252,10 +266,13 @@ def _seed(*place: int) -> int:
 
 def _optimizer(network: nn.Module, settings: Training) -> torch.optim.AdamW:
     """AdamW, fused: one kernel for all weights, on a CPU too (5 times as fast at width 2048)."""
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    # Decay of a bias that starts at 50 years would outrun Adam's steps, and a norm has nothing to shrink.
-    matrices = [parameter for parameter in learning if parameter.ndim > 1]
-    vectors = [parameter for parameter in learning if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    rate, decay = settings.learning_rate, settings.weight_decay
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
+    reading = set(network.embedding_parameters()) if settings.trunk_rate != 1 else set()
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        # Decay of a bias that starts at 50 years would outrun Adam's steps, and a norm has nothing to shrink.
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        rate = settings.learning_rate * (1.0 if name in reading else settings.trunk_rate)
+        if parameter.requires_grad:
+            groups.setdefault((rate, decay), []).append(parameter)
+    kinds = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+    return torch.optim.AdamW(kinds, betas=(0.9, 0.999), eps=1e-8, fused=True)

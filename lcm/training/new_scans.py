@@ -34,6 +34,12 @@ class Asked(NamedTuple):
         )
 
 
+    def without_all(self, reason: str) -> Asked:
+        """The same where there is nothing to ask: every scan that is ok is excluded for that reason."""
+        outcome = self.scans["outcome"].mask(self.scans["outcome"] == OK, excluded(reason))
+        return Asked(self.scans.assign(outcome=outcome), self.cohort.keep(np.zeros(len(self.cohort.rows), dtype=bool)))
+
+
 def read_scans(scans: Path, connectomes: Path, *, bei: Path | None = None, datasets: Sequence[str] = ()) -> Asked:
     """Every scan of the index; `datasets` empty asks about all, and scans of others are excluded.
 

@@ -33,7 +33,7 @@ from lcm.tables import (
 )
 from lcm.training.inference import Answer, Questions, ask, questions_of
 from lcm.training.new_scans import NOT_ASKED, Asked, read_scans
-from lcm.training.weights import Manifest, load_bundle
+from lcm.training.weights import Manifest, Unanswerable, load_bundle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,13 +72,22 @@ def main(options: Namespace) -> None:
     """Write predictions.tsv, scans.tsv, attention.tsv, attention_people.arrow and the figures."""
     settings: Predict = options.settings
     asked = read_scans(options.scans, options.connectomes, bei=options.bei, datasets=settings.datasets)
-    manifest, arrays = load_bundle(options.bundle, asked.cohort, allow=settings.allow)
-    caution = _caution(manifest, described=options.bei is not None)
-    if "people" not in settings.allow:
-        asked = asked.without_seen(manifest)
-    answers = ask(manifest, arrays, asked.cohort, attend=True) if len(asked.cohort.rows) else {}
+    answers: dict[str, Answer] = {}
+    questions: Questions = {}
+    caution = None
+    try:
+        manifest, arrays = load_bundle(options.bundle, asked.cohort, allow=settings.allow)
+        questions, caution = questions_of(manifest), _caution(manifest, described=options.bei is not None)
+        if "people" not in settings.allow:
+            asked = asked.without_seen(manifest)
+        if len(asked.cohort.rows):
+            answers = ask(manifest, arrays, asked.cohort, attend=True)
+    except Unanswerable as reason:
+        # A fold that finetune could not fit stops neither the other bundles nor the report.
+        log.warning("nothing answers: %s", reason)
+        asked = asked.without_all(f"nothing was fitted, {reason}")
     _say(asked, caution)
-    _write_answers(asked, answers, questions_of(manifest), caution, options.output)
+    _write_answers(asked, answers, questions, caution, options.output)
     shares = shares_of_people(asked, answers)
     _write_shares(shares, asked, options.output)
     _write_figures(shares, asked, options.atlas or asked.cohort.atlas, options.output / "figures")

@@ -111,6 +111,8 @@ def find_vocabulary(training: Cohort, settings: Pretrain) -> dict[str, tuple[str
     vocabulary: dict[str, tuple[str, ...]] = {}
     for name in settings.targets:
         if is_continuous(training, name):
+            if name in settings.na_levels:
+                raise ValueError(f"pretrain.na_levels has {name}, which is continuous; only levels can have one more, n/a")
             if labels_of(training, name, (), pseudo_weight=settings.pseudo_weight).weight_N.any():
                 vocabulary[name] = ()
             continue

@@ -63,18 +63,21 @@ def read_start(folder: Path, cohort: Cohort, model: Model, settings: Training, v
 
 
 def check_fold(folder: Path, start: Start, tables: Tables, fold: int) -> None:
-    """Raise ValueError when the weights are another fold's, or have seen someone whom this fold tests."""
+    """Raise ValueError when the weights are of finetune, or have seen someone whom this fold tests.
+
+    Which fold they were of is not asked: a bundle of another study has folds of its own.
+    """
     bundle = start.bundle
-    if bundle.stage == "finetune" or (bundle.stage == "pretrain" and bundle.fold != fold):
+    if bundle.stage == "finetune":
         raise ValueError(
-            f"{folder}: weights of {bundle.stage} on fold {bundle.fold}; pretrain on fold {fold} is needed"
+            f"{folder}: weights of finetune on fold {bundle.fold}; start from a bundle of pretrain or import-weights"
         )
     tested = set(hash_people(people_of_role(tables.folds, fold, TEST)))
     shared = len(tested & set(start.people))
     if shared:
         raise ValueError(
-            f"{folder}: its weights have seen {shared} of the {len(tested)} people whom fold {fold} tests; pretraining counts "
-            "as training, so start from weights of other people"
+            f"{folder}: weights of {bundle.stage} on fold {bundle.fold}, which have seen {shared} of the {len(tested)} people "
+            f"whom fold {fold} tests; pretraining counts as training, so start from weights of other people"
         )
     if bundle.people == "unknown":
         log.warning("%s: whom these weights have seen is not known; the results will say so", folder)

@@ -221,6 +221,19 @@ def test_a_region_the_atlas_does_not_have_stops_the_report():
         distances(["Precentral_L", "Nowhere"], "AAL")
 
 
+def test_an_atlas_that_is_a_bare_table_costs_the_distances_and_nothing_else(tmp_path):
+    table = tmp_path / "atlas-bare_dseg.tsv"
+    table.write_text("\n".join(["index\tname", *(f"{i + 1}\t{name}" for i, name in enumerate(REGIONS))]) + "\n")
+    plant(tmp_path, "9P", planted_fc(fading_slopes())[:20])
+    (found,) = motion_effects(tmp_path, {"A": ["0"]}, {"9P": said([OK])}, str(table))
+    assert np.isfinite(found.qc_fc_E).all()
+    section = motion_section([found])
+    assert section.rows[0].cells[-1] == "n/a"
+    assert "n/a" not in section.rows[0].cells[:-1]
+    assert section.missing == "No distances: the atlas does not say where its regions are."
+    assert [figure.title for figure in section.cards[0].figures] == ["QC–FC by strategy"]
+
+
 def test_a_dataset_without_a_usable_scan_has_a_row_that_says_so(tmp_path):
     plant(tmp_path, "9P", planted_fc(0.0)[:12], outcome=[excluded("too short")] * 12)
     found = effect(tmp_path)

@@ -201,6 +201,12 @@ def test_a_model_that_cannot_begin_is_refused_before_the_first_job(change, messa
         Plan(config, str, walk=False)
 
 
+def test_a_misspelt_size_stops_before_the_first_job():
+    models = {"lcm": CONFIG["models"]["lcm"] | {"size": {"widht": 64}}}
+    with pytest.raises(ValueError, match=r"architecture 'lcm' has no size \['widht'\]; it takes: num_layers, width"):
+        Plan(CONFIG | {"models": models}, str, walk=True)
+
+
 def test_two_models_share_weights_only_if_they_are_of_one_size():
     lcm = CONFIG["models"]["lcm"]
     config = CONFIG | {"models": {"lcm": lcm, "wide": lcm | {"start": "lcm", "size": {"num_layers": 9}}}}

@@ -31,7 +31,7 @@ from lcm.training.data import read_cohort, tables_of
 from lcm.training.inference import Answer
 from lcm.training.networks import arrays_of
 from lcm.training.predict import answers_of_units, main
-from lcm.training.weights import WEIGHTS, Manifest, hash_people, learned_from, read_manifest, save_bundle
+from lcm.training.weights import WEIGHTS, Manifest, hash_people, learned_from, read_manifest, save_bundle, save_refusal
 
 SIZE = {"num_layers": 3, "width": 16, "num_heads": 2, "feedforward": 8}
 VOCABULARY = {"sex": ("female", "male"), "age": (), "autism": ("n/a", "control", "autism")}
@@ -274,6 +274,16 @@ def test_people_whom_training_has_seen_are_answered_about_only_if_allowed(make_b
     bundle = make_bundle(seen=["aaa:4"])
     assert people_of(ask(bundle)).loc["aaa:4", "outcome"] == "excluded: seen in training"
     assert people_of(ask(bundle, allow=["people"])).loc["aaa:4", "outcome"] == "ok"
+
+
+def test_a_fold_that_could_not_be_fitted_answers_nobody_and_says_why(study, make_bundle, ask):
+    bundle = make_bundle()
+    save_refusal(bundle, "fold 0: no training person is labelled as autism (autism)")
+    folder = ask(bundle, datasets=["AAA"])
+    why = "excluded: nothing was fitted, fold 0: no training person is labelled as autism (autism)"
+    assert Counter(scans_of(folder, {})["outcome"]) == {why: 30, "excluded: dataset not asked about": 30}
+    assert set(people_of(folder, {})["outcome"]) == {why}
+    assert read_tsv(folder / "attention.tsv", ATTENTION).empty
 
 
 def test_nobody_left_to_answer_about_leaves_rows_with_reasons_and_no_figure(study, make_bundle, ask):

@@ -1,0 +1,135 @@
+"""Names in a configuration behind which nothing stands stop a study here, before its first job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+
+from lcm.atlas import load_atlas
+from lcm.cohort.harmonize import check_settings, sources_of
+from lcm.cohort.vocabulary import read_vocabulary
+from lcm.config import Predict, Study, Task
+from lcm.models import MODELS, check_size, resolve_size
+
+
+def check_names(study: Study, strategies: Collection[str]) -> None:
+    """Stop before the first job for a name in the configuration behind which nothing stands; raises ValueError."""
+    atlas = load_atlas(study.parcellate.atlas)
+    for name, dataset in study.datasets.items():
+        if dataset.input != "series" or study.export:
+            _ = atlas.label_image
+        for folder in (dataset.path, dataset.phenotypes):
+            if folder and not folder.startswith("results/") and not Path(folder).is_dir():
+                raise ValueError(f"dataset {name}: no such folder: {folder} (relative to {Path.cwd()})")
+    _check_cohorts(study)
+    _check_split_and_combat(study)
+    _check_export(study, strategies)
+    _check_predict(study)
+    for name, task in study.tasks.items():
+        _check_task(study, name, task)
+    for name in study.models:
+        _check_model(study, name)
+
+
+def _check_model(study: Study, name: str) -> None:
+    """Stop for a model that cannot be built or begun, hours before its training would; raises ValueError."""
+    model = study.models[name]
+    if model.architecture not in MODELS:
+        raise ValueError(f"model {name}: no architecture {model.architecture!r}; known: {', '.join(MODELS)}")
+    resolve_size(model.architecture, model.size)
+    if model.start != "scratch" and MODELS[model.architecture].kind != "network":
+        raise ValueError(f"model {name}: {model.architecture} has no weights to start from; use `start: scratch`")
+    pretrain = study.pretrain_of(name)
+    folders = [model.start] if model.starts_from_folder else []
+    for folder in [*folders, *filter(None, [pretrain.init_from])]:
+        _check_bundle(f"model {name}", folder)
+    for target in pretrain.targets if model.start == "pretrained" else ():
+        if target not in read_vocabulary():
+            raise ValueError(f"pretrain.targets: {target!r} is no BEI; known: {', '.join(read_vocabulary())}")
+        _check_target("pretrain.targets", target, allow_covariate=False)
+
+
+def check_sizes(study: Study) -> None:
+    """Stop for a size that a network does not take; importing torch for it costs a second, once a run."""
+    for model in study.models.values():
+        if find_spec("torch") is not None:
+            check_size(model.architecture, model.size)
+
+
+def _check_cohorts(study: Study) -> None:
+    check_settings(study.harmonize, sources_of(study.datasets))
+    linkage = study.harmonize.linkage
+    if linkage and not Path(linkage).is_file():
+        raise ValueError(f"harmonize.linkage: no such file: {linkage} (relative to {Path.cwd()})")
+
+
+def _check_split_and_combat(study: Study) -> None:
+    """Stop for a cohort that cannot be tested, or a covariate that is none, hours before those stages would."""
+    cohorts = {d.cohort_name for d in study.datasets.values()}
+    split = study.split
+    asked = {
+        "split.test_cohorts": (cohorts, [name for names in split.test_cohorts for name in names]),
+        "split.cohort_folds": (cohorts, split.cohort_folds),
+    }
+    # A label (site, scanner) is what ComBat takes out, and head motion has no column in the BEI table.
+    kept = {name for name, v in read_vocabulary().items() if v.kind != "label" and v.origin != "images"}
+    sections = {"pretrain": study.pretrain_of, "finetune": study.finetune_of}
+    for stage, section_of in sections.items():
+        combats = [section_of(name).combat for name in study.models]
+        covariates = [covariate for combat in combats if combat for covariate in combat.covariates]
+        asked[f"{stage}.combat.covariates"] = (kept, covariates)
+    for field, (names, wanted) in asked.items():
+        for name in sorted(set(wanted) - names):
+            raise ValueError(f"{field} has no {name!r}; known: {', '.join(sorted(names))}")
+
+
+def _check_export(study: Study, strategies: Collection[str]) -> None:
+    asked = study.export
+    known = {"datasets": list(study.datasets), "strategies": list(strategies)} if asked else {}
+    for field, names in known.items():
+        for name in sorted(set(getattr(asked, field)) - set(names)):
+            raise ValueError(f"export.{field} has no {name!r}; known: {', '.join(names)}")
+
+
+def _check_predict(study: Study) -> None:
+    wanted = study.predict or Predict()
+    for name, folder in wanted.bundles.items():
+        # What this study makes itself need not be there yet.
+        if not folder.startswith("results/"):
+            _check_bundle(f"predict.bundles.{name}", folder)
+    for name in sorted(set(wanted.datasets) - set(study.datasets)):
+        raise ValueError(f"predict.datasets has no {name!r}; known: {', '.join(study.datasets)}")
+
+
+def _check_task(study: Study, name: str, task: Task) -> None:
+    known = {
+        "target": (set(read_vocabulary()), (task.target,)),
+        "cohorts": ({d.cohort_name for d in study.datasets.values()}, task.cohorts),
+        "datasets": (set(study.datasets), task.datasets),
+    }
+    if task.target in read_vocabulary():
+        known["levels"] = (set(read_vocabulary()[task.target].levels), task.levels)
+    for field, (names, asked) in known.items():
+        strange = sorted(set(asked) - names)
+        if strange:
+            raise ValueError(f"task {name}: {field} has no {strange[0]!r}; known: {', '.join(sorted(names))}")
+    _check_target(f"task {name}", task.target, allow_covariate=task.allow_covariate)
+
+
+def _check_bundle(where: str, folder: str) -> None:
+    if not Path(folder, "manifest.json").is_file():
+        raise ValueError(f"{where}: no bundle in {folder} (a folder with manifest.json; relative to {Path.cwd()})")
+
+
+def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:
+    """Stop for a BEI that no model should predict, or only on purpose; raises ValueError that says why."""
+    variable = read_vocabulary()[target]
+    if variable.kind == "label" or variable.origin == "images":
+        reason = "names that mean nothing beyond their cohort" if variable.kind == "label" else "measured in the images"
+        raise ValueError(f"{where}: {target!r} cannot be predicted: its values are {reason}")
+    if variable.role == "covariate" and not allow_covariate:
+        raise ValueError(
+            f"{where}: {target!r} is a covariate: it is there to describe people and to test confounding, not to be learned; "
+            "a task of its own with `allow_covariate: true` predicts it on purpose"
+        )
