@@ -200,7 +200,7 @@ class LargeConnectomeModel(nn.Module):
         feedforward: int = 768,
         dropout: float = 0.1,
         edges: Literal["raw", "standard"] = "raw",
-        region_mark: float = 30.0,
+        region_mark: float = 100.0,
         form: Form = "auto",
     ) -> None:
         super().__init__()

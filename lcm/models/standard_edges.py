@@ -12,8 +12,8 @@ class StandardEdges(nn.Module):
     """Connectomes as deviations from the training scans' mean edge, in standard deviations, each row marked as its region's.
 
     Between people an edge differs by a fraction of what it differs from its neighbours, so raw rows look alike. Standard
-    rows alone would not say whose they are, and a sum over regions, which attention begins as, would see nothing but
-    each column's sum: columns are centred within a scan, and the diagonal holds a constant that only row r has in column r.
+    rows alone would not say whose they are, and what attends to all regions alike would see nothing but each column's
+    sum; so the diagonal, which says nothing else, holds a constant that only row r has in column r.
     """
 
     mean_NN: Tensor
@@ -41,8 +41,7 @@ class StandardEdges(nn.Module):
         self.mean_NN.copy_(mean_NN)
 
     def forward(self, fc_BNN: Tensor) -> Tensor:
-        """Standard edges, a missing one the training mean; columns with mean 0 over regions, and the marks."""
+        """Standard edges, a missing one the training mean, with the mark on the diagonal."""
+        own_NN = torch.eye(len(self.mean_NN), dtype=torch.bool, device=fc_BNN.device)
         edges_BNN = ((fc_BNN - self.mean_NN) / self.scale_NN).nan_to_num(0.0, 0.0, 0.0)
-        edges_BNN = edges_BNN.masked_fill(torch.eye(len(self.mean_NN), dtype=torch.bool, device=fc_BNN.device), 0.0)
-        marks_NN = self.mark * torch.eye(len(self.mean_NN), dtype=edges_BNN.dtype, device=fc_BNN.device)
-        return edges_BNN - edges_BNN.mean(dim=1, keepdim=True) + marks_NN
+        return edges_BNN.masked_fill(own_NN, self.mark)
