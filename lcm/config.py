@@ -106,6 +106,14 @@ class Task(Settings):
         default=False, description="predict a variable that the vocabulary calls a covariate (site, IQ, …), on purpose"
     )
 
+    @model_validator(mode="after")
+    def _levels_can_be_told_apart(self) -> Self:
+        if self.levels and len(set(self.levels)) < max(2, len(self.levels)):
+            raise ValueError(
+                f"levels has {', '.join(self.levels)}; give two or more, all different, or [] for a number"
+            )
+        return self
+
 
 class Model(Settings):
     """One row of the benchmark: an architecture of lcm/models, its size and where its weights start."""

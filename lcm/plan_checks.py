@@ -93,13 +93,22 @@ def _check_export(study: Study, strategies: Collection[str]) -> None:
 
 
 def _check_predict(study: Study) -> None:
-    wanted = study.predict or Predict()
+    wanted, own = study.predict or Predict(), _own_bundles(study)
     for name, folder in wanted.bundles.items():
         # What this study makes itself need not be there yet.
         if not folder.startswith("results/"):
             _check_bundle(f"predict.bundles.{name}", folder)
+        elif folder.rstrip("/") not in own:
+            raise ValueError(f"predict.bundles.{name}: this study does not make {folder}, but e.g. {own[0]}")
     for name in sorted(set(wanted.datasets) - set(study.datasets)):
         raise ValueError(f"predict.datasets has no {name!r}; known: {', '.join(study.datasets)}")
+
+
+def _own_bundles(study: Study) -> list[str]:
+    """Folders of all bundles that the study makes."""
+    places = [f"finetune/{model}/{task}" for model in study.models for task in study.tasks]
+    places += [f"pretrain/{name}" for name, model in study.models.items() if model.start == "pretrained"]
+    return [f"results/{place}/fold-{fold}" for place in places for fold in range(study.split.count)]
 
 
 def _check_task(study: Study, name: str, task: Task) -> None:

@@ -369,10 +369,10 @@ class Predict(Settings):
         default_factory=dict, description="name → folder of a bundle; the name is the folder of its answers"
     )
     datasets: tuple[str, ...] = Field(default=(), description="datasets answered about; empty: all")
-    allow: tuple[Literal["atlas", "regions", "vocabulary", "preprocessing", "people"], ...] = Field(
+    allow: tuple[Literal["atlas", "regions", "preprocessing", "people"], ...] = Field(
         default=(),
         description="differences between bundle and scans that are accepted: other atlas or region order (the numbers "
-        "of regions must agree), other vocabulary, other preprocessing, people whom training has seen",
+        "of regions must agree), other preprocessing, people whom training has seen",
     )
 
 

@@ -29,6 +29,7 @@ SETTINGS: dict[str, Any] = {
     "first_stage_epochs": 2,
     "gradient_accumulation": 2,
     "max_gradient_norm": 1.0,
+    "average_decay": 0.9,
     "checkpoint_minutes": 1e-4,
 }
 NOT_SPEED = (

@@ -209,6 +209,10 @@ class Overview:
                 return row.cells[0]
         return None
 
+    def may_have_seen(self, model: str) -> bool:
+        """Whether the weights of any of its rows may have met the people whom they were tested on."""
+        return any(row.may_have_seen for task in self.tasks for row in task.rows if row.model == model)
+
     def people(self, task: TaskTable) -> str:
         """People behind a task's headline, by level."""
         return next((row.people for row in task.rows if row.is_of_all), "")

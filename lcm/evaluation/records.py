@@ -42,12 +42,13 @@ def _record_paths(folder: Path) -> list[Path]:
 
 
 def _record(path: Path, stage: str) -> dict[str, Any] | None:
-    """The record in a JSON file; None for a file of another kind (BIDS sidecars lie in the same folders)."""
+    """The record in a JSON file; None for another kind (BIDS sidecars and manifests, which name a stage too, lie there)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON ({error}); delete it and run {stage} again") from None
-    return content if isinstance(content, dict) and content.get("stage") == stage else None
+    is_record = isinstance(content, dict) and content.get("stage") == stage and "seconds" in content
+    return content if is_record else None
 
 
 def _together(stage: str, contents: list[dict[str, Any]]) -> StageRecord:

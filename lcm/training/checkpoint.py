@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import signal
 import threading
 import time
@@ -73,9 +72,12 @@ def run_of(options: Namespace, identity: Mapping[str, Any]) -> Run:
 
 
 def remove_checkpoint(folder: Path | None) -> None:
-    """Forget a run whose output stands."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    """Forget a run whose output stands; anything else that lies in the folder stays."""
+    if folder is not None and folder.is_dir():
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        _clear_remains(folder)
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def write_checkpoint(folder: Path, identity: Mapping[str, Any], content: Mapping[str, Any]) -> None:
@@ -90,13 +92,15 @@ def read_checkpoint(run: Run, identity: Mapping[str, Any], max_epochs: int) -> d
     """What to go on from, None to start from the beginning.
 
     Nothing in the file is executed. Raises ValueError where `run.checkpoint` is something else or cannot be read, and
-    with `resume: require` where there is no checkpoint, or one of another run; the first difference is named.
+    with `resume: require` where there is no checkpoint, or one of another run; what differs is named.
     """
-    if run.checkpoint is None or run.resume == "never":
+    if run.checkpoint is None:
         if run.resume == "require":
             raise ValueError("--resume require: without --checkpoint there is nothing to go on from")
         return None
     _check_folder(run.checkpoint)
+    if run.resume == "never":
+        return None
     path = run.checkpoint / CHECKPOINT
     if not path.is_file():
         if run.resume == "require":
@@ -154,8 +158,7 @@ class Keeper:
 
     def __enter__(self) -> Self:
         if self.folder and self.devices.first:
-            for remains in self.folder.glob(f".*.{CHECKPOINT}"):  # of a process that was killed while it wrote
-                remains.unlink()
+            _clear_remains(self.folder)
         # Python hands signals to the main thread alone.
         if self.folder and threading.current_thread() is threading.main_thread():
             self.handler = signal.signal(signal.SIGTERM, lambda *_: self.asked_to_stop.set())
@@ -186,6 +189,12 @@ class Keeper:
             raise Stopped
 
 
+def _clear_remains(folder: Path) -> None:
+    """Delete what a process left that was killed while it wrote."""
+    for remains in folder.glob(f".*.{CHECKPOINT}"):
+        remains.unlink(missing_ok=True)
+
+
 def _check_folder(folder: Path) -> None:
     if folder.is_file():
         raise ValueError(f"{folder}: a file; --checkpoint wants the folder that holds {CHECKPOINT}")
@@ -201,7 +210,7 @@ def _load(path: Path) -> dict[str, Any]:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError):
+    except (RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
         raise ValueError(
             f"{path}: cannot be read as a checkpoint; delete it, or start over with --resume never"
         ) from None

@@ -150,7 +150,7 @@ def local(value: Tensor) -> Tensor:
     """The part of a tensor that this process holds, which is the tensor itself unless it is dealt out."""
     from torch.distributed.tensor import DTensor
 
-    return value.detach().to_local() if isinstance(value, DTensor) else value.detach()
+    return (value.to_local() if isinstance(value, DTensor) else value).detach()
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:

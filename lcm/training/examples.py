@@ -62,6 +62,8 @@ class InMemory:
 
     def keep(self, mask_N: Tensor) -> Self:
         """The examples where the mask is true."""
+        if mask_N.all():
+            return self
         return type(self)({name: column[mask_N] for name, column in self.columns.items()})
 
     def to(self, device: torch.device) -> Self:

@@ -39,11 +39,17 @@ def methods(settings: Finetune) -> str:
     """One sentence for a paper's methods section."""
     share = "" if settings.train_share == 1 else f"{settings.train_share:.0%} of "
     again = " Pretrained weights kept pretraining's estimates." if settings.combat else ""
+    frozen = "; of pretrained networks only tokens and head learned" if settings.trunk == "freeze" else ""
+    best = "that did best on the fold's validation people"
+    chosen = (
+        f"kept the epoch, and linear models the penalty, {best}"
+        if settings.keep == "best"
+        else f"kept the last epoch, and linear models the penalty {best}"
+    )
     return (
-        f"Each model was fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
+        f"Models were fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
         f"{settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
-        f"{settings.max_epochs} epochs) kept the epoch, and linear models the penalty, that did best on the fold's "
-        "validation people." + combat_methods(settings.combat) + again
+        f"{settings.max_epochs} epochs) {chosen}{frozen}." + combat_methods(settings.combat) + again
     )
 
 

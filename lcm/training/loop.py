@@ -75,9 +75,10 @@ def train(
 ) -> State:
     """Train until `max_epochs`, or until `patience` epochs brought no lower validation loss.
 
-    A copy is trained; the network itself, on the CPU, gets the weights of the best epoch. Examples that no term of the
-    loss covers are left out. Raises ValueError without training or validation examples, when the loss stops being a
-    number, and where `run` cannot go on (read_checkpoint); Stopped on SIGTERM, if there is a checkpoint to write.
+    A copy is trained; the network itself, on the CPU, gets the weights of the best epoch, or of the last if those are
+    to be kept. Examples that no term of the loss covers are left out. Raises ValueError without training or validation
+    examples, when the loss stops being a number, and where `run` cannot go on (read_checkpoint); Stopped on SIGTERM, if
+    there is a checkpoint to write.
     On a CPU the same seed and starting weights give the same bits, whether the run was killed in between or not.
     """
     run = run or Run()
@@ -161,19 +162,26 @@ class _Loop:
         # Here the device is waited for, and only from here on is the time known.
         learned = self.learning.losses(self.devices.sum(self.sums_T))
         speed = len(self.learning.examples) / (time.monotonic() - started)
+        state.epoch, training_loss = state.epoch + 1, sum(learned.values())
+        if not math.isfinite(training_loss):
+            raise ValueError(
+                f"epoch {state.epoch}: the training loss is {training_loss}; lower learning_rate, or check the labels"
+            )
         with self.average.in_place() if self.average else nullcontext():
             judged = self._judge()
             self._keep(sum(judged.values()))
         row: dict[str, float] = {
-            "epoch": state.epoch + 1,
-            "training_loss": sum(learned.values()),
+            "epoch": state.epoch,
+            "training_loss": training_loss,
             "validation_loss": sum(judged.values()),
         }
         row |= {f"training/{name}": loss for name, loss in learned.items()}
         row |= {f"validation/{name}": loss for name, loss in judged.items()}
         row["learning_rate"] = max(group["lr"] for group in self.optimizer.param_groups)
         row |= {"seconds": time.monotonic() - started, "samples_per_s": speed}
-        self._end_epoch(row)
+        state.step, state.seconds = 0, 0.0
+        self.sums_T.zero_()
+        state.history.append(row)
         monitor.end_epoch(row, state.best_epoch)
         keeper.look(self.snapshot, last=self.ended)
 
@@ -241,22 +249,11 @@ class _Loop:
         """Keep the weights if they are the best so far, or if it is the last that are wanted."""
         state, last = self.state, self.settings.keep == "last"
         if loss < state.best_loss or (last and math.isfinite(loss)):
-            state.best_epoch, state.best_loss = state.epoch + 1, loss
+            state.best_epoch, state.best_loss = state.epoch, loss
             # A copy that stays on the device costs memory there; one on the CPU would cost a pause in every better epoch.
             state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         elif last or not state.best_weights:
-            raise ValueError(f"epoch {state.epoch + 1}: the validation loss is {loss}; check the validation labels")
-
-    def _end_epoch(self, row: dict[str, float]) -> None:
-        """Count the epoch; stop where its loss is no number."""
-        state, loss = self.state, row["training_loss"]
-        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
-        self.sums_T.zero_()
-        state.history.append(row)
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"epoch {state.epoch}: the training loss is {loss}; lower learning_rate, or check the labels"
-            )
+            raise ValueError(f"epoch {state.epoch}: the validation loss is {loss}; check the validation labels")
 
 
 def _seed(*place: int) -> int:
@@ -264,7 +261,7 @@ def _seed(*place: int) -> int:
     return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:4])
 
 
-def _optimizer(network: nn.Module, settings: Training) -> torch.optim.AdamW:
+def _optimizer(network: Any, settings: Training) -> torch.optim.AdamW:
     """AdamW, fused: one kernel for all weights, on a CPU too (5 times as fast at width 2048)."""
     reading = set(network.embedding_parameters()) if settings.trunk_rate != 1 else set()
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}

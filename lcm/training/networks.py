@@ -68,7 +68,7 @@ def connectomes(edges_NE: np.ndarray, num_regions: int) -> torch.Tensor:
 
 
 def examples(cohort: Cohort, vocabulary: Vocabulary, *, pseudo_weight: float = 0.0, half: bool = False) -> InMemory:
-    """Connectomes with the label and weight of every BEI of the vocabulary; `half`: as float16, finer than bf16 for FC."""
+    """Connectomes with the label and weight of every BEI of the vocabulary; `half`: FC as float16."""
     fc_NRR = connectomes(cohort.edges_NE, len(cohort.regions))
     columns = {"inputs": fc_NRR.half() if half else fc_NRR}
     for name, levels in vocabulary.items():

@@ -33,7 +33,6 @@ class Asked(NamedTuple):
             self.scans.assign(outcome=outcome), self.cohort.keep(~was_seen(manifest, self.cohort.rows["person_id"]))
         )
 
-
     def without_all(self, reason: str) -> Asked:
         """The same where there is nothing to ask: every scan that is ok is excluded for that reason."""
         outcome = self.scans["outcome"].mask(self.scans["outcome"] == OK, excluded(reason))

@@ -35,10 +35,12 @@ def arguments(parser: ArgumentParser) -> None:
 
 def methods(settings: Pretrain) -> str:
     """One sentence for a paper's methods section."""
+    begun = " from the weights of another bundle" if settings.init_from else ""
+    kept = "the epoch with the lowest validation loss" if settings.keep == "best" else "the last epoch"
     return (
-        f"A network was pretrained on {', '.join(settings.targets)} of the training people of each fold (AdamW, learning "
-        f"rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
-        f"{settings.max_epochs} epochs); the epoch with the lowest validation loss was kept."
+        f"A network was pretrained{begun} on {', '.join(settings.targets)} of the training people of each fold (AdamW, "
+        f"learning rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of "
+        f"{settings.batch_size}, at most {settings.max_epochs} epochs); {kept} was kept."
         + combat_methods(settings.combat)
     )
 
@@ -112,7 +114,9 @@ def find_vocabulary(training: Cohort, settings: Pretrain) -> dict[str, tuple[str
     for name in settings.targets:
         if is_continuous(training, name):
             if name in settings.na_levels:
-                raise ValueError(f"pretrain.na_levels has {name}, which is continuous; only levels can have one more, n/a")
+                raise ValueError(
+                    f"pretrain.na_levels has {name}, which is continuous; only levels can have one more, n/a"
+                )
             if labels_of(training, name, (), pseudo_weight=settings.pseudo_weight).weight_N.any():
                 vocabulary[name] = ()
             continue

@@ -93,6 +93,7 @@ class Manifest(Settings):
     code: str = Field(default="", description="hash of the code behind the stage; filled in by save_bundle")
     versions: dict[str, str] = Field(default_factory=dict, description="of Python and libraries; by save_bundle")
     weights_sha256: str = Field(default="", description="SHA-256 of weights.safetensors; by save_bundle")
+    manifest_sha256: str = Field(default="", description="SHA-256 of all the fields above; by save_bundle")
 
     @property
     def resolved_model(self) -> Model:
@@ -145,8 +146,15 @@ def save_bundle(folder: Path, weights: Mapping[str, np.ndarray], manifest: Manif
         "weights_sha256": digest,
     }
     with write_atomically(folder / MANIFEST) as temporary:
-        sealed = manifest.model_copy(update=filled).model_dump(mode="json")
-        temporary.write_text(json.dumps(sealed, indent=1) + "\n", encoding="utf-8")
+        content = manifest.model_copy(update=filled).model_dump(mode="json")
+        content["manifest_sha256"] = _seal(content)
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest's fields but this one: levels put in another order by hand would be answered as they stand."""
+    others = {name: value for name, value in content.items() if name != "manifest_sha256"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
 
 
 def save_refusal(folder: Path, reason: str) -> None:
@@ -176,16 +184,20 @@ def read_manifest(folder: Path) -> Manifest:
         raise FileNotFoundError(f"{path}: no such file; the stage that writes this bundle has not finished")
     text = path.read_text(encoding="utf-8")
     try:
-        found = json.loads(text).get("format")
+        content = json.loads(text)
+        found = content.get("format")
         if found != FORMAT:
             # Format 1 says nothing of preprocessing, so nothing could be refused for it.
             raise ValueError(f"{path}: a manifest of format {found}, {FORMAT} is read here; run its stage again")
-        return Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         defects = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ValueError(f"{path}: not a bundle manifest: {defects}") from None
     except (json.JSONDecodeError, AttributeError):
         raise ValueError(f"{path}: not a bundle manifest: not a JSON object") from None
+    if manifest.manifest_sha256 != _seal(content):
+        raise ValueError(f"{path}: its fields are not those that were written (manifest_sha256); make the bundle again")
+    return manifest
 
 
 def _say_what_it_is(path: Path) -> None:

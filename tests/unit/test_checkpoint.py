@@ -144,8 +144,9 @@ def test_to_require_what_is_not_there_is_an_error(tmp_path):
 
 def test_a_bundle_or_a_file_is_no_checkpoint_folder(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"a bundle, not a checkpoint; .* pretrain.init_from"):
-        go(Run(tmp_path))
+    for resume in ("auto", "never"):
+        with pytest.raises(ValueError, match=r"a bundle, not a checkpoint; .* pretrain.init_from"):
+            go(Run(tmp_path, resume))
     with pytest.raises(ValueError, match=r"manifest.json: a file; --checkpoint wants the folder"):
         go(Run(tmp_path / "manifest.json"))
 
@@ -166,6 +167,7 @@ def test_what_is_no_checkpoint_is_refused_and_never_executed(tmp_path):
         lambda: torch.save({"format": Mischief(trace)}, path),
         lambda: path.write_bytes(pickle.dumps(Mischief(trace), protocol=2)),
         lambda: path.write_bytes(b"PK\x03\x04 cut short"),
+        lambda: path.write_bytes(b"\x80\x02X\x01\x00\x00\x00\xff."),
         lambda: path.write_bytes(b""),
     ):
         write()
@@ -184,7 +186,15 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == [CHECKPOINT]
     remove_checkpoint(tmp_path)
     remove_checkpoint(tmp_path)
+    remove_checkpoint(None)
     assert not tmp_path.exists()
+
+
+def test_nothing_but_the_checkpoint_is_removed(tmp_path):
+    for name in (CHECKPOINT, f".0123456789ab.{CHECKPOINT}", "thesis.docx"):
+        (tmp_path / name).write_text("here")
+    remove_checkpoint(tmp_path)
+    assert [item.name for item in tmp_path.iterdir()] == ["thesis.docx"]
 
 
 def test_the_clock_decides_when_to_write(tmp_path, monkeypatch):

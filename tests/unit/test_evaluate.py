@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
 from lcm.config import Evaluate
 from lcm.evaluation.evaluate import main
 from lcm.tables import BEI, FOLDS, SCORES, read_arrow, read_tsv, write_arrow, write_tsv
-from lcm.training.weights import MANIFEST
+from lcm.training.weights import MANIFEST, WEIGHTS, read_manifest, save_bundle
 
 SEX = {"target": "sex", "levels": ["female", "male"]}
 AGE = {"target": "age"}
@@ -120,6 +121,16 @@ def test_a_bundle_of_another_fold_or_another_question_is_refused(study, finetune
     (weights / "kept").rename(weights / "fold-1")
     with pytest.raises(ValueError, match="trained on fold 1, asked about fold 0"):
         evaluate(study, weights, SEX)
+
+
+def test_scores_say_whether_it_is_known_whom_the_weights_had_seen(study, finetuned):
+    weights = finetuned(SEX)
+    stale = read_manifest(weights / "fold-0").model_copy(update={"people": "unknown"})
+    # A fold that is asked nothing, of a study that once had more of them.
+    save_bundle(weights / "fold-7", load_file(weights / "fold-0" / WEIGHTS), stale)
+    assert set(evaluate(study, weights, SEX)[1]["training_people"]) == {"listed"}
+    save_bundle(weights / "fold-0", load_file(weights / "fold-0" / WEIGHTS), stale)
+    assert set(evaluate(study, weights, SEX)[1]["training_people"]) == {"unknown"}
 
 
 def test_a_task_that_one_fold_cannot_learn_is_not_run_and_says_why(study, finetuned):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lcm.config import Task
+from lcm.config import Finetune, Task
 from lcm.tables import read_arrow
 from lcm.training.data import labels_of, read_cohort, tables_of
-from lcm.training.finetune import answerable, few_shot
+from lcm.training.finetune import answerable, few_shot, methods
 from lcm.training.inference import predict
 from lcm.training.weights import WEIGHTS, Unanswerable, read_manifest
 
@@ -19,6 +19,7 @@ SEX = {"target": "sex", "levels": ["female", "male"]}
 AGE = {"target": "age"}
 LCM = {"max_epochs": 60, "patience": 60, "batch_size": 8, "learning_rate": 1e-3}
 RIDGE = {"architecture": "ridge"}
+STANDARD = TINY | {"size": TINY["size"] | {"edges": "standard"}}
 PRETRAINED = TINY | {"start": "pretrained"}
 
 
@@ -102,7 +103,7 @@ def test_people_seen_in_training_are_refused_at_prediction(study, run_stage):
     assert len(predict(folder, cohort, allow=("people",))) == 32
 
 
-@pytest.mark.parametrize("model", [RIDGE, TINY], ids=["ridge", "lcm"])
+@pytest.mark.parametrize("model", [RIDGE, TINY, STANDARD], ids=["ridge", "lcm", "lcm on standard edges"])
 def test_garbage_in_the_test_people_leaves_the_weights_bit_identical(study, run_stage, rewrite_connectomes, model):
     settings = LCM | {"max_epochs": 3}
     before = (run_stage("finetune", "before", settings, model=model, task=SEX) / WEIGHTS).read_bytes()
@@ -146,3 +147,12 @@ def test_few_shot_keeps_that_share_of_every_level_and_all_validation_people(stud
     assert len(kept.of_role("validation").rows) == 12
     again = few_shot(cohort, task, share=share, seed=1)
     assert list(again.rows["person_id"]) == list(kept.rows["person_id"])
+
+
+def test_the_methods_text_says_which_epoch_was_kept_and_what_learned():
+    said = methods(Finetune())
+    assert "kept the epoch, and linear models the penalty, that did best on the fold's validation people." in said
+    said = methods(Finetune(keep="last", trunk="freeze", train_share=0.1))
+    assert "on 10% of the training people" in said
+    assert "kept the last epoch, and linear models the penalty that did best" in said
+    assert said.endswith("of pretrained networks only tokens and head learned.")

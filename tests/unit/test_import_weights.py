@@ -13,7 +13,7 @@ import pytest
 from lcm.__main__ import main
 from lcm.atlas import load_atlas
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.import_weights import Sizes, backbone_shapes, head_shapes
+from lcm.training.import_weights import Sizes, backbone_shapes, head_shapes, read_tensors
 from lcm.training.token_meaning import PUBLISHED, token_meaning
 from lcm.training.weights import Manifest, load_bundle, read_manifest
 from tests.unit.conftest import REGIONS
@@ -322,3 +322,10 @@ def test_finetuning_goes_on_from_imported_weights_and_says_that_they_may_have_se
     assert "is not known" in caplog.text
     test_people = read_cohort(tables_of(study.flags()), fold=0, roles=("test",))
     np.testing.assert_allclose(predict(folder, test_people).sum(axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x02X\x01\x00\x00\x00\xff."])
+def test_a_damaged_file_is_named(tmp_path, content):
+    (tmp_path / "bb.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bb\.pt: not a file of tensors alone"):
+        read_tensors(tmp_path / "bb.pt")

@@ -21,6 +21,9 @@ class Line(torch.nn.Module):
         self.slope = torch.nn.Parameter(torch.tensor([[slope]]))
         self.unused = torch.nn.Parameter(torch.zeros(1, 1), requires_grad=False)
 
+    def embedding_parameters(self) -> list[str]:
+        return ["slope"]
+
     def forward(self, x_B1: torch.Tensor) -> torch.Tensor:
         return x_B1 @ self.slope.to(x_B1.dtype)
 
@@ -79,25 +82,6 @@ def run(training: InMemory, validation: InMemory, *, dropout: float = 0.1, **set
     return train(network, objective, training, validation, chosen)
 
 
-def accuracy(state: State, examples: InMemory) -> float:
-    with torch.no_grad():
-        scores = state.network.read_out(state.network(examples.columns["inputs"]), "q", LEVELS)
-    return float((scores.argmax(dim=1) == examples.columns["label:q"]).float().mean())
-
-
-def test_sixteen_scans_are_learned_by_heart():
-    examples = matrices(16, 0)
-    state = run(examples, examples, dropout=0.0, max_epochs=200, patience=200, learning_rate=3e-3)
-    assert accuracy(state, examples) == 1.0
-    assert state.best_loss < 0.05
-
-
-def test_random_labels_teach_nothing_about_other_scans():
-    state = run(matrices(64, 1), matrices(32, 2), max_epochs=15, patience=15)
-    # 200 scans: four standard errors are 0.14.
-    assert abs(accuracy(state, matrices(200, 3)) - 0.5) < 0.14
-
-
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
     first, again, other = (run(matrices(32, 4), matrices(16, 5), max_epochs=3, seed=seed) for seed in (1, 1, 2))
     assert losses(first) == losses(again)
@@ -153,6 +137,50 @@ def test_a_frozen_weight_stays_and_is_not_decayed():
     network = line(learning_rate=0.1, weight_decay=0.5).network
     assert network.unused.item() == 0
     assert network.slope.item() == pytest.approx(1.0 * (1 - 0.1 * 0.5) + 0.1)
+
+
+class Shifted(Line):
+    """y = slope · x + shift, of which the slope reads the input."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0)
+        self.shift = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_B1: torch.Tensor) -> torch.Tensor:
+        return super().forward(x_B1) + self.shift
+
+
+def test_the_trunk_learns_at_its_share_of_the_rate():
+    settings = Training(accelerator="cpu", max_epochs=1, learning_rate=0.1, trunk_rate=0.2)
+    network = train(Shifted(), Squared(), POINTS, POINTS, settings).network
+    # Adam's first step is the learning rate, whatever the gradient.
+    assert (network.slope.item(), network.shift.item()) == (pytest.approx(1.1), pytest.approx(0.02))
+
+
+def test_the_last_epoch_is_kept_where_it_is_asked_for():
+    settings = {"max_epochs": 30, "learning_rate": 0.3, "patience": 3}
+    best, last = line(**settings), line(keep="last", **settings)
+    assert best.best_epoch < best.epoch < 30
+    assert last.epoch == last.best_epoch == 30
+    assert losses(last)[: best.epoch] == losses(best)
+    assert last.best_loss == last.history[-1]["validation_loss"] > best.best_loss
+
+
+def test_the_average_of_the_weights_is_judged_and_kept():
+    settings = {"learning_rate": 0.3, "keep": "last", "batch_size": 8}
+    slopes = [line(max_epochs=n, **settings).network.slope.item() for n in range(1, 9)]
+    averaged = line(max_epochs=8, average_decay=0.4, **settings)
+    mean = 1.0
+    for step, slope in enumerate(slopes, start=1):
+        decay = min(0.4, (1 + step) / (10 + step))
+        mean = decay * mean + (1 - decay) * slope
+        judged = line(slope=mean, max_epochs=1, learning_rate=1e-12).history[0]
+        assert averaged.history[step - 1]["validation_loss"] == pytest.approx(judged["validation_loss"], rel=1e-5)
+    assert averaged.network.slope.item() == pytest.approx(mean, rel=1e-6)
+    # What learns is not the average: the training losses are those of the plain run.
+    assert [row["training_loss"] for row in averaged.history] == [
+        row["training_loss"] for row in line(max_epochs=8, **settings).history
+    ]
 
 
 def test_every_step_draws_from_a_seed_of_its_own(monkeypatch):

@@ -23,7 +23,8 @@ from tests.conftest import REPOSITORY
 from tests.small_run import deal_out, finish, fresh_processes, result, start
 
 # In float32 Adam makes steps of the rounding noise of weights whose true gradient is 0, as of every key's bias.
-EXACT = {"dtype": torch.float64, "gradient_accumulation": 1, "batch_size": 16}
+# At this learning rate an epoch comes that is not the best so far, after which nothing is kept.
+EXACT = {"dtype": torch.float64, "gradient_accumulation": 1, "batch_size": 16, "max_epochs": 4, "learning_rate": 0.03}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,8 @@ def alone(processes, tmp_path_factory) -> Path:
     """The folder of a run of one process."""
     folder = tmp_path_factory.mktemp("alone")
     assert finish(start(processes, folder, **EXACT)) == [0]
+    judged = [row["validation_loss"] for row in result(folder)[0]]
+    assert judged[:-1] != sorted(judged[:-1], reverse=True)
     return folder
 
 
@@ -57,7 +60,7 @@ def test_two_processes_learn_what_one_learns(processes, alone, tmp_path, paralle
 
 
 def test_batches_in_parts_are_shared_too(processes, tmp_path):
-    settings = EXACT | {"fixed_norm": True, "max_epochs": 2}
+    settings = EXACT | {"fixed_norm": True}
     assert finish(start(processes, tmp_path / "alone", **settings)) == [0]
     for parallel in ("ddp", "fsdp"):
         parts = settings | {"gradient_accumulation": 3, "devices": 2, "parallel": parallel}
@@ -75,7 +78,8 @@ def test_two_processes_that_were_stopped_go_on_together(processes, alone, tmp_pa
     # One process is told; all stop after the same batch.
     os.kill(other.pid, signal.SIGTERM)
     assert finish([first, other]) == [143, 143]
-    assert finish(start(processes, tmp_path, path.parent, **shared)) == [0, 0]
+    # Each of FSDP's weights is gathered for each checkpoint.
+    assert finish(start(processes, tmp_path, path.parent, **shared | {"checkpoint_minutes": 60.0})) == [0, 0]
     assert_alike(alone, tmp_path)
 
 
@@ -84,24 +88,23 @@ def test_the_command_starts_its_processes_and_writes_the_bundle_of_one_process(s
     model = {"architecture": "lcm", "start": "pretrained", "size": size}
     settings = {"targets": ["sex", "age", "autism"], "max_epochs": 2, "batch_size": 8, "accelerator": "cpu"}
     alone = read_manifest(run_stage("pretrain", "alone", settings, model=model))
-    for parallel in ("ddp", "fsdp"):
-        output = study.folder / parallel
-        flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output}
-        flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
-        flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": parallel})}
-        flags |= {"checkpoint": study.folder / "checkpoint", "log-folder": study.folder / "log"}
-        command = [sys.executable, "-m", "lcm", "pretrain", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
-        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        assert run.stderr.count("epoch 2/2") == 1, run.stderr
-        assert not (study.folder / "checkpoint").exists()
-        assert len(list((study.folder / "log").glob("events*"))) == 1
-        manifest = read_manifest(output)
-        assert manifest.results["validation_loss"] == pytest.approx(alone.results["validation_loss"], rel=1e-4)
-        network = build_network(manifest.model, len(manifest.regions), manifest.tokens, seed=1)
-        load_arrays(network, {name: value.numpy() for name, value in load_file(output / WEIGHTS).items()})
-        assert json.loads((output / "record.json").read_text())["stage"] == "pretrain"
+    output = study.folder / "shared"
+    flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output}
+    flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
+    flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": "fsdp"})}
+    flags |= {"checkpoint": study.folder / "checkpoint", "log-folder": study.folder / "log"}
+    command = [sys.executable, "-m", "lcm", "pretrain", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.count("epoch 2/2") == 1, run.stderr
+    assert not (study.folder / "checkpoint").exists()
+    assert len(list((study.folder / "log").glob("events*"))) == 1
+    manifest = read_manifest(output)
+    assert manifest.results["validation_loss"] == pytest.approx(alone.results["validation_loss"], rel=1e-4)
+    network = build_network(manifest.model, len(manifest.regions), manifest.tokens, seed=1)
+    load_arrays(network, {name: value.numpy() for name, value in load_file(output / WEIGHTS).items()})
+    assert json.loads((output / "record.json").read_text())["stage"] == "pretrain"
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -121,6 +121,15 @@ def test_scans_of_nobody_knows_whom_need_no_bei_table(plan: Plan):
     ("predict", "message"),
     [
         ({"bundles": {"x": "nowhere"}}, "predict.bundles.x: no bundle in nowhere (a folder with manifest.json"),
+        ({"bundles": {"x": "results/finetune/lmc/sex/fold-0"}}, "predict.bundles.x: this study does not make results"),
+        (
+            {"bundles": {"x": "results/finetune/lcm/sex/fold-9"}},
+            "fold-9, but e.g. results/finetune/majority/sex/fold-0",
+        ),
+        (
+            {"bundles": {"x": "results/pretrain/lcm-scratch/fold-0"}},
+            "does not make results/pretrain/lcm-scratch/fold-0",
+        ),
         ({"bundles": {}, "datasets": ["LAB"]}, "predict.datasets has no 'LAB'; known: HCPA"),
     ],
 )
@@ -193,6 +202,11 @@ def test_a_model_starts_from_its_own_weights_another_models_or_a_folder(tmp_path
         ({"pretrain": {"na_levels": ["iq"]}}, "na_levels has ['iq'], which no target is"),
         ({"finetune": {"combat": {}}}, "models.lcm: pretrain.combat and finetune.combat differ"),
         ({"architecture": "ridge", "size": {}}, "model lcm: ridge has no weights to start from"),
+        ({"start": "scratch", "pretrain": {"seed": 1}}, "models.lcm.pretrain has seed, and its start is 'scratch'"),
+        (
+            {"start": "scratch", "finetune": {"trunk": "freeze"}},
+            "models.lcm.finetune.trunk is freeze, and from scratch",
+        ),
     ],
 )
 def test_a_model_that_cannot_begin_is_refused_before_the_first_job(change, message):
@@ -352,6 +366,13 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
             {"levels": ["control", "autsim"]},
             "task autism: levels has no 'autsim'; known: autism, control",
         ),
+        (
+            "tasks",
+            "sex",
+            {"levels": ["male", "male"]},
+            "tasks.sex: Value error, levels has male, male; give two or more",
+        ),
+        ("tasks", "sex", {"levels": ["male"]}, "tasks.sex: Value error, levels has male; give two or more"),
         ("tasks", "sex", {"target": "gender"}, "task sex: target has no 'gender'"),
         ("tasks", "sex", {"cohorts": ["abide3"]}, "task sex: cohorts has no 'abide3'"),
         ("tasks", "sex", {"datasets": ["LAB"]}, "task sex: datasets has no 'LAB'"),

@@ -10,7 +10,7 @@ import pytest
 from lcm.config import Pretrain
 from lcm.tables import BEI, read_arrow, read_tsv, write_tsv
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.pretrain import find_vocabulary
+from lcm.training.pretrain import find_vocabulary, methods
 from lcm.training.weights import WEIGHTS, read_manifest
 
 TINY = {"architecture": "lcm", "size": {"num_layers": 2, "width": 16, "num_heads": 2, "feedforward": 32}}
@@ -75,3 +75,10 @@ def test_an_unknown_size_is_named_with_the_known_ones(run_stage):
     model = MODEL | {"size": {"layers": 2}}
     with pytest.raises(ValueError, match=r"\['layers'\].*num_layers"):
         run_stage("pretrain", "out", SETTINGS | {"targets": ["sex"]}, model=model)
+
+
+def test_the_methods_text_says_where_pretraining_began_and_which_epoch_was_kept():
+    assert "the epoch with the lowest validation loss was kept" in methods(Pretrain())
+    said = methods(Pretrain(init_from="weights/published", keep="last"))
+    assert "from the weights of another bundle on sex" in said
+    assert "the last epoch was kept" in said

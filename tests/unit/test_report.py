@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from lcm.config import Report
-from lcm.evaluation.benchmark import task_tables
+from lcm.evaluation.benchmark import overview, task_tables
 from lcm.evaluation.figures import zscored
 from lcm.evaluation.flow import public
 from lcm.evaluation.metrics import not_run
@@ -318,6 +318,19 @@ def test_few_people_are_not_ranked_and_enough_are(reported):
     assert enough["autism"].ranked
     assert best
     assert "majority" not in best
+
+
+def test_weights_that_may_have_seen_the_tested_are_marked_and_never_the_best(reported):
+    scores = read_scores(reported)
+    unknown = scores.assign(training_people=np.where(scores["model"] == "lcm", "unknown", "listed"))
+    tables = task_tables(unknown, min_people=20)
+    rows = next(table for table in tables if table.task == "age").overall
+    assert [(row.model, row.may_have_seen, row.cells[0].best) for row in rows] == [
+        ("majority", False, False),
+        ("ridge", False, True),
+        ("lcm", True, False),
+    ]
+    assert [model for model in overview(tables).models if overview(tables).may_have_seen(model)] == ["lcm"]
 
 
 def test_a_lower_error_is_better(reported):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from lcm.tables import FOLDS, MISSING, read_tsv, write_tsv
 from lcm.training.data import labels_of, read_cohort, tables_of
-from lcm.training.weights import MANIFEST, WEIGHTS, read_manifest
+from lcm.training.weights import WEIGHTS, hash_people, read_manifest, save_bundle
 
 TINY = {"architecture": "lcm", "size": {"num_layers": 2, "width": 16, "num_heads": 2, "feedforward": 32}}
 PRETRAINED = TINY | {"start": "pretrained"}
@@ -24,6 +22,11 @@ TRUNK = ("region_embedding", "region_norm", "layers", "norm")
 def pretrained(run_stage):
     """A bundle of two epochs on fold 0."""
     return run_stage("pretrain", "pre", SHORT | {"targets": ["sex", "age"]}, model=PRETRAINED)
+
+
+def rewrite(folder, **changed) -> None:
+    """The same bundle, its manifest saying something else."""
+    save_bundle(folder, load_file(folder / WEIGHTS), read_manifest(folder).model_copy(update=changed))
 
 
 def moved(before, after) -> set[str]:
@@ -53,15 +56,23 @@ def test_pretraining_may_begin_with_another_bundle_and_remembers_whom_it_saw(run
 
 def test_weights_that_have_seen_a_tested_person_are_refused_whatever_they_are_called(study, run_stage, pretrained):
     # Fold 1 tests people 10–19 and 40–49, all of whom fold 0 trained on or chose its epoch by.
-    with pytest.raises(ValueError, match="pretrain on fold 0; pretrain on fold 1 is needed"):
+    refused = "weights of pretrain on fold %d, which have seen 20 of the 20 people whom fold 1 tests"
+    with pytest.raises(ValueError, match=refused % 0):
         run_stage("finetune", "out", SHORT, model=PRETRAINED, task=SEX, weights=pretrained, fold=1)
-    manifest = json.loads((pretrained / MANIFEST).read_text())
-    (pretrained / MANIFEST).write_text(json.dumps(manifest | {"fold": 1}))
-    with pytest.raises(ValueError, match="have seen 20 of the 20 people whom fold 1 tests"):
+    rewrite(pretrained, fold=1)
+    with pytest.raises(ValueError, match=refused % 1):
         run_stage("finetune", "out", SHORT, model=PRETRAINED, task=SEX, weights=pretrained, fold=1)
     again = SHORT | {"targets": ["sex"], "init_from": str(pretrained)}
     with pytest.raises(ValueError, match="have seen 20 of the 20"):
         run_stage("pretrain", "out", again, model=PRETRAINED, fold=1)
+
+
+def test_weights_of_other_people_serve_every_fold_whatever_theirs_was(run_stage, pretrained):
+    strangers = hash_people([f"elsewhere:{i}" for i in range(40)])
+    rewrite(pretrained, training_people=strangers, validation_people=())
+    for fold in (0, 1):
+        folder = run_stage("finetune", f"f{fold}", SHORT, model=PRETRAINED, task=SEX, weights=pretrained, fold=fold)
+        assert read_manifest(folder).pretraining_people == strangers
 
 
 def test_one_shared_test_person_is_enough(study, run_stage, pretrained):
@@ -76,9 +87,7 @@ def test_one_shared_test_person_is_enough(study, run_stage, pretrained):
 
 
 def test_what_was_fitted_from_weights_of_unknown_people_says_so(run_stage, pretrained):
-    manifest = json.loads((pretrained / MANIFEST).read_text())
-    unknown = manifest | {"people": "unknown", "training_people": [], "validation_people": []}
-    (pretrained / MANIFEST).write_text(json.dumps(unknown))
+    rewrite(pretrained, people="unknown", training_people=(), validation_people=())
     folder = run_stage("finetune", "out", SHORT, model=PRETRAINED, task=SEX, weights=pretrained)
     assert read_manifest(folder).people == "unknown"
     assert read_manifest(run_stage("finetune", "own", SHORT, model=TINY, task=SEX)).people == "listed"
@@ -109,6 +118,11 @@ def test_scans_without_a_label_learn_the_level_na_where_it_is_asked_for(study, r
     assert (labels.value_N[unasked] == 0).all()
     assert (labels.value_N[~unasked] > 0).all()
     assert (labels.weight_N == 1).all()
+
+
+def test_a_continuous_bei_has_no_level_na(run_stage):
+    with pytest.raises(ValueError, match="na_levels has age, which is continuous"):
+        run_stage("pretrain", "na", SHORT | {"targets": ["sex", "age"], "na_levels": ["age"]}, model=PRETRAINED)
 
 
 def test_pseudo_labels_teach_with_their_weight_and_become_na_without(study, run_stage):

@@ -201,6 +201,16 @@ def test_changed_bytes_are_refused(bundle):
         load_bundle(bundle, no_scans())
 
 
+def test_a_manifest_that_was_edited_is_refused(bundle):
+    content = json.loads((bundle / MANIFEST).read_text())
+    (bundle / MANIFEST).write_text(json.dumps(dict(reversed(content.items()))))
+    assert read_manifest(bundle).vocabulary["sex"] == ("female", "male")
+    content["vocabulary"]["sex"] = ["male", "female"]
+    (bundle / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"not those that were written \(manifest_sha256\)"):
+        read_manifest(bundle)
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
 def test_a_missing_file_is_an_error(bundle, name):
     (bundle / name).unlink()

@@ -1,0 +1,90 @@
+"""AUROC of the models of config/abide.yaml over all people and over the half that took no part in any choice, beside ridge.
+
+The network's settings for ABIDE were chosen by cross-validation inside one half of its people (decision 15). This
+prints the other half by itself: whose answers, in each fold, come from a model that neither saw them nor was shaped on
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lcm.evaluation.metrics import answers_of, auroc
+from lcm.tables import BEI, SCANS, read_tsv
+
+CHOICE_SEED = 20251121
+LEVELS = ("autism", "control")
+
+
+def chosen_on(bei: pd.DataFrame, scans: pd.DataFrame) -> set[str]:
+    """Ids of the half in which settings were chosen: a random half of every site and diagnosis."""
+    rows = bei.merge(scans[["dataset", "scan", "series"]], on=["dataset", "scan"], validate="one_to_one")
+    rows = rows.assign(file=rows["series"].map(lambda path: Path(path).name)).sort_values("file", ignore_index=True)
+    stratum = rows["site"] + "_" + rows["autism"].map({level: str(code) for code, level in enumerate(LEVELS, start=1)})
+    generator, half, carry = np.random.default_rng(CHOICE_SEED), [], 0
+    for name in np.unique(stratum.to_numpy(dtype=str)):
+        places = generator.permutation(np.flatnonzero(stratum == name))
+        count = len(places) // 2
+        if len(places) % 2:
+            count, carry = count + carry, 1 - carry
+        half += list(places[:count])
+    return set(rows["person_id"].iloc[half])
+
+
+def differences(first: pd.DataFrame, second: pd.DataFrame, num_bootstraps: int) -> tuple[float, float, float]:
+    """AUROC of `first` minus that of `second` on the same people: value and 95 % interval of paired resamples."""
+    generator = np.random.default_rng(0)
+    groups = list(first.groupby(["fold", "truth"]).indices.values())
+
+    def difference(places: np.ndarray) -> float:
+        # A resampled person counts as often as drawn.
+        drawn = [frame.iloc[places].assign(person_id=range(len(places))) for frame in (first, second)]
+        return auroc(answers_of(drawn[0])) - auroc(answers_of(drawn[1]))
+
+    resampled = [
+        difference(np.concatenate([generator.choice(group, len(group)) for group in groups]))
+        for _ in range(num_bootstraps)
+    ]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return difference(np.arange(len(first))), low, high
+
+
+def main() -> None:
+    """Print a row a model and task."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("studies/abide/results"))
+    parser.add_argument("--bootstraps", type=int, default=1000)
+    options = parser.parse_args()
+    bei = read_tsv(options.results / "harmonize" / "bei.tsv", BEI)
+    half = chosen_on(bei, read_tsv(options.results / "index" / "scans.tsv", SCANS))
+    everybody = set(bei["person_id"])
+    for task in sorted(path.name for path in (options.results / "evaluate" / "ridge").iterdir()):
+        title = "AUROC (difference to ridge, its 95 % interval) over all people, then over the untouched half"
+        sys.stdout.write(f"{task}: {title}\n")
+        found = {path.parts[-3]: pd.read_parquet(path) for path in options.results.glob(f"evaluate/*/{task}/*.parquet")}
+        for model in sorted(found):
+            cells = (
+                row(found[model], found["ridge"], kept, options.bootstraps) for kept in (everybody, everybody - half)
+            )
+            sys.stdout.write(f"  {model:16s} {'  '.join(cells)}\n")
+
+
+def row(predictions: pd.DataFrame, ridge: pd.DataFrame, kept: set[str], num_bootstraps: int) -> str:
+    """The score of the people kept, beside ridge's."""
+    own, other = (
+        frame[frame["person_id"].isin(kept)].sort_values("person_id", ignore_index=True)
+        for frame in (predictions, ridge)
+    )
+    value, low, high = differences(own, other, num_bootstraps)
+    return f"{len(own):5d} people {auroc(answers_of(own)):.3f} ({value:+.3f}, {low:+.3f} to {high:+.3f})"
+
+
+if __name__ == "__main__":
+    main()
