@@ -39,21 +39,31 @@ def chosen_on(bei: pd.DataFrame, scans: pd.DataFrame) -> set[str]:
 
 
 def differences(first: pd.DataFrame, second: pd.DataFrame, num_bootstraps: int) -> tuple[float, float, float]:
-    """AUROC of `first` minus that of `second` on the same people: value and 95 % interval of paired resamples."""
+    """AUROC of `first` minus that of `second`, rows the same people: value and 95 % interval of paired resamples.
+
+    People are resampled within fold and diagnosis, so that a resample is a weight for each of them.
+    """
     generator = np.random.default_rng(0)
-    groups = list(first.groupby(["fold", "truth"]).indices.values())
+    differences_B = np.zeros(num_bootstraps)
+    num_pairs = 0
+    for places in first.groupby("fold").indices.values():
+        own, other = (_wins(frame.iloc[places]) for frame in (first, second))
+        with_level, without = own.shape
+        weights_BP, weights_BN = (
+            generator.multinomial(count, np.full(count, 1 / count), num_bootstraps) for count in (with_level, without)
+        )
+        differences_B += np.einsum("bp,pn,bn->b", weights_BP, own - other, weights_BN, optimize=True)
+        num_pairs += with_level * without
+    low, high = np.percentile(differences_B / num_pairs, [2.5, 97.5])
+    return auroc(answers_of(first)) - auroc(answers_of(second)), low, high
 
-    def difference(places: np.ndarray) -> float:
-        # A resampled person counts as often as drawn.
-        drawn = [frame.iloc[places].assign(person_id=range(len(places))) for frame in (first, second)]
-        return auroc(answers_of(drawn[0])) - auroc(answers_of(drawn[1]))
 
-    resampled = [
-        difference(np.concatenate([generator.choice(group, len(group)) for group in groups]))
-        for _ in range(num_bootstraps)
-    ]
-    low, high = np.percentile(resampled, [2.5, 97.5])
-    return difference(np.arange(len(first))), low, high
+def _wins(predictions: pd.DataFrame) -> np.ndarray:
+    """Whether each person with the level (rows) outscores each one without it (columns); a tie is half a win."""
+    positive = np.array([levels[-1] for levels in predictions["levels"]]) == predictions["truth"]
+    score = np.array([scores[-1] for scores in predictions["scores"]])
+    ahead = score[positive][:, None] - score[~positive][None, :]
+    return np.where(ahead == 0, 0.5, ahead > 0)
 
 
 def main() -> None:
@@ -69,11 +79,21 @@ def main() -> None:
         title = "AUROC (difference to ridge, its 95 % interval) over all people, then over the untouched half"
         sys.stdout.write(f"{task}: {title}\n")
         found = {path.parts[-3]: pd.read_parquet(path) for path in options.results.glob(f"evaluate/*/{task}/*.parquet")}
+        found["mean of seeds"] = averaged(
+            [found[model] for model in found if model == "lcm-scratch" or model.startswith("lcm-seed-")]
+        )
         for model in sorted(found):
             cells = (
                 row(found[model], found["ridge"], kept, options.bootstraps) for kept in (everybody, everybody - half)
             )
             sys.stdout.write(f"  {model:16s} {'  '.join(cells)}\n")
+
+
+def averaged(members: list[pd.DataFrame]) -> pd.DataFrame:
+    """One model whose scores are the mean of the members', which answered about the same people."""
+    aligned = [member.sort_values("person_id", ignore_index=True) for member in members]
+    mean_NL = np.mean([np.stack(member["scores"].to_list()) for member in aligned], axis=0)
+    return aligned[0].assign(scores=list(mean_NL))
 
 
 def row(predictions: pd.DataFrame, ridge: pd.DataFrame, kept: set[str], num_bootstraps: int) -> str:
