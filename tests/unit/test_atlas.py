@@ -249,3 +249,21 @@ def test_a_label_reaches_to_the_outer_face_of_the_image(tmp_path: Path):
         grid = np.eye(4)
         grid[:3, 3] = AFFINE[:3] @ [8, 9, 6, 1] + [-beyond, 0, 0]
         assert atlas.on_grid((1, 1, 1), grid)[0, 0, 0] == expected
+
+
+def test_a_table_alone_is_an_atlas_of_ready_series(tmp_path: Path):
+    table = tmp_path / "atlas-Two_dseg.tsv"
+    table.write_text("index\tname\n10\tleft\n20\tright\n")
+    atlas = load_atlas(str(table))
+    assert (atlas.name, atlas.ids, atlas.names, atlas.files) == ("Two", (10, 20), ("left", "right"), [str(table)])
+    atlas.check()
+    with pytest.raises(ValueError, match="a label table without an image, which serves ready series alone"):
+        atlas.on_grid((2, 2, 2), np.eye(4))
+    with pytest.raises(ValueError, match="without an image"):
+        atlas.centres_mm()
+
+
+def test_a_table_alone_knows_places_where_it_has_coordinates(tmp_path: Path):
+    table = tmp_path / "atlas-Two_dseg.tsv"
+    table.write_text("index\tname\tx_mm\ty_mm\tz_mm\n10\tleft\t-1\t2\t3\n20\tright\t1\t2\t3\n")
+    np.testing.assert_array_equal(load_atlas(str(table)).centres_mm(), [[-1, 2, 3], [1, 2, 3]])

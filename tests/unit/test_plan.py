@@ -221,6 +221,18 @@ def test_a_misspelt_size_stops_before_the_first_job():
         Plan(CONFIG | {"models": models}, str, walk=True)
 
 
+def test_images_are_not_parcellated_by_a_table_alone(tmp_path: Path):
+    table = tmp_path / "atlas-One_dseg.tsv"
+    table.write_text("index\tname\n1\tall\n")
+    series = {name: d for name, d in CONFIG["datasets"].items() if d["input"] == "series"}
+    config = CONFIG | {"parcellate": CONFIG["parcellate"] | {"atlas": str(table)}, "export": None, "datasets": series}
+    pseudo = {d["cohort"]: {"cognitive_state": "rest"} for d in series.values()}
+    config["harmonize"] = CONFIG["harmonize"] | {"pseudo_labels": pseudo}
+    assert Plan(config, str, walk=False).atlas == [str(table)]
+    with pytest.raises(ValueError, match="a label table without an image"):
+        Plan(config | {"datasets": series | {"HCPA": CONFIG["datasets"]["HCPA"]}}, str, walk=False)
+
+
 def test_two_models_share_weights_only_if_they_are_of_one_size():
     lcm = CONFIG["models"]["lcm"]
     config = CONFIG | {"models": {"lcm": lcm, "wide": lcm | {"start": "lcm", "size": {"num_layers": 9}}}}
