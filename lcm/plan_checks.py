@@ -52,9 +52,10 @@ def _check_model(study: Study, name: str) -> None:
 
 def check_sizes(study: Study) -> None:
     """Stop for a size that a network does not take; importing torch for it costs a second, once a run."""
+    if find_spec("torch") is None:
+        return
     for model in study.models.values():
-        if find_spec("torch") is not None:
-            check_size(model.architecture, model.size)
+        check_size(model.architecture, model.size)
 
 
 def _check_cohorts(study: Study) -> None:

@@ -38,8 +38,8 @@ def main(options: argparse.Namespace) -> None:
     try:
         predictions = predict_test_people(tables_of(options), task, options.weights)
         predictions = predictions.assign(model=options.model, task=options.task)
-        scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed)
-        scores = scores.assign(training_people=_known_training(options.weights, predictions["fold"].unique()))
+        known = _known_training(options.weights, predictions["fold"].unique())
+        scores = score(predictions, num_bootstraps=settings.num_bootstraps, seed=settings.seed, training_people=known)
     except Unanswerable as reason:
         log.warning("not run: %s", reason)
         predictions, scores = pd.DataFrame(), not_run(options.model, options.task, str(reason))

@@ -207,12 +207,12 @@ def answers_of(predictions: pd.DataFrame) -> Answers:
     return Answers(truth_N, scores_NL, predictions["fold"].to_numpy(dtype=int), person_N, levels)
 
 
-def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.DataFrame:
+def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int, training_people: str = LISTED) -> pd.DataFrame:
     """Every metric with its 95 % interval, for all people and for each cohort.
 
     `predictions`: rows of one model and one task. Returns the `scores` table: model, task, cohort, metric, value,
-    ci_low, ci_high, num_people, num_per_level, training_people (listed); NaN where a metric is
-    undefined (one level only, no probabilities).
+    ci_low, ci_high, num_people, num_per_level, training_people; NaN where a metric is undefined (one level only, no
+    probabilities).
     """
     from lcm.evaluation.bootstrap import intervals
 
@@ -236,7 +236,7 @@ def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int) -> pd.Da
     scores = pd.DataFrame(rows, columns=columns)
     scores.insert(0, "task", predictions["task"].iloc[0])
     scores.insert(0, "model", predictions["model"].iloc[0])
-    return scores.assign(training_people=LISTED)
+    return scores.assign(training_people=training_people)
 
 
 def not_run(model: str, task: str, reason: str) -> pd.DataFrame:

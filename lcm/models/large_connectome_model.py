@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
@@ -272,10 +273,10 @@ class LargeConnectomeModel(nn.Module):
         """Names of the weights that read the input; `trunk_rate` slows all others."""
         return ["region_embedding.weight"]
 
-    def fit_edges(self, fc_SNN: Tensor) -> None:
-        """Fit what turns edges into input on the training scans; nothing happens to raw edges."""
+    def fit_edges(self, edges_SE: np.ndarray) -> None:
+        """Fit what turns edges into input on the training scans' upper triangles; nothing happens to raw edges."""
         if self.edges:
-            self.edges.fit(fc_SNN)
+            self.edges.fit(edges_SE)
 
     def freeze_trunk(self) -> None:
         """Let nothing learn but tokens and head; the trunk stays as in evaluation, without dropout, in `train` too."""

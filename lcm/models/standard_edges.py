@@ -1,11 +1,14 @@
 """Connectomes as a network reads them best: each edge as a deviation from the training people's, each row marked."""
 
-# Shapes: B and S scans, N regions.
+# Shapes: B and S scans, N regions, E edges (upper triangle).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from lcm.models.standardisation import standardisation
 
 
 class StandardEdges(nn.Module):
@@ -25,20 +28,13 @@ class StandardEdges(nn.Module):
         self.register_buffer("mean_NN", torch.zeros(num_regions, num_regions))
         self.register_buffer("scale_NN", torch.ones(num_regions, num_regions))
 
-    def fit(self, fc_SNN: Tensor) -> None:
-        """Take mean and standard deviation of every edge over the S training scans that have it."""
-        count_NN, sum_NN, square_NN = (torch.zeros_like(self.mean_NN, dtype=torch.float64) for _ in range(3))
-        # In parts, because a boolean and a float64 copy of ten thousand scans would not be small.
-        for part_BNN in fc_SNN.split(256):
-            count_NN += part_BNN.isfinite().sum(dim=0)
-            known_BNN = part_BNN.double().nan_to_num(0.0, 0.0, 0.0)
-            sum_NN += known_BNN.sum(dim=0)
-            square_NN += known_BNN.square().sum(dim=0)
-        mean_NN = sum_NN / count_NN.clamp(min=1)
-        variance_NN = (square_NN / count_NN.clamp(min=1) - mean_NN.square()).clamp(min=0)
-        # An edge that is constant in training must not explode in validation or test.
-        self.scale_NN.copy_(torch.where(variance_NN > 1e-8, variance_NN.sqrt(), 1.0))
-        self.mean_NN.copy_(mean_NN)
+    def fit(self, edges_SE: np.ndarray) -> None:
+        """Take mean and deviation of every edge (upper triangle, `numpy.triu_indices(N, k=1)`) over the training scans."""
+        rows_E, columns_E = torch.triu_indices(len(self.mean_NN), len(self.mean_NN), offset=1)
+        for table_NN, fitted_E in zip((self.mean_NN, self.scale_NN), standardisation(edges_SE), strict=True):
+            values_E = torch.from_numpy(fitted_E).to(table_NN)
+            table_NN[rows_E, columns_E] = values_E
+            table_NN[columns_E, rows_E] = values_E
 
     def forward(self, fc_BNN: Tensor) -> Tensor:
         """Standard edges, a missing one the training mean, with the mark on the diagonal."""

@@ -1,4 +1,4 @@
-"""Edges on one scale, by training scans alone: what the linear models stand on."""
+"""Edges on one scale, by training scans alone: what the linear models stand on, and networks that ask for it."""
 
 # Shapes: N scans, E edges (upper triangle).
 

@@ -96,12 +96,12 @@ def begin_network(
 ) -> LargeConnectomeModel:
     """A network with a token for every level of `vocabulary`: a bundle's keep their weights, unseen ones are appended."""
     from lcm.models.large_connectome_model import token_names
-    from lcm.training.networks import build_network, connectomes, load_arrays, start_at_mean
+    from lcm.training.networks import build_network, load_arrays, start_at_mean
 
     wanted = [token for name, levels in vocabulary.items() for token in token_names(name, levels)]
     if start is None:
         network = build_network(model, len(cohort.regions), wanted, seed=seed)
-        network.fit_edges(connectomes(cohort.of_role(TRAIN).edges_NE, len(cohort.regions)))
+        network.fit_edges(cohort.of_role(TRAIN).edges_NE)
         start_at_mean(network, cohort, vocabulary)
         return network
     network = build_network(model, len(start.bundle.regions), start.bundle.tokens, seed=seed)

@@ -23,9 +23,14 @@ def fc_SNN() -> torch.Tensor:
     return torch.tensor(matrices, dtype=torch.float32)
 
 
+def triangles(fc_SNN: torch.Tensor) -> np.ndarray:
+    """Upper triangles, as a cohort holds its edges."""
+    return fc_SNN.numpy()[:, *np.triu_indices(fc_SNN.shape[1], k=1)]
+
+
 def test_mean_and_deviation_are_of_the_scans_that_have_the_edge(fc_SNN):
     edges = StandardEdges(4, mark=5.0)
-    edges.fit(fc_SNN)
+    edges.fit(triangles(fc_SNN))
     off = ~np.eye(4, dtype=bool)
     np.testing.assert_allclose(edges.mean_NN[off], np.nanmean(fc_SNN.numpy(), axis=0)[off], atol=1e-6)
     np.testing.assert_allclose(edges.scale_NN[off], np.nanstd(fc_SNN.numpy(), axis=0)[off], atol=1e-6)
@@ -34,7 +39,7 @@ def test_mean_and_deviation_are_of_the_scans_that_have_the_edge(fc_SNN):
 
 def test_a_gap_is_the_mean_and_the_diagonal_the_mark(fc_SNN):
     edges = StandardEdges(4, mark=5.0)
-    edges.fit(fc_SNN)
+    edges.fit(triangles(fc_SNN))
     standard_SNN = edges(fc_SNN)
     assert (standard_SNN.diagonal(dim1=1, dim2=2) == 5.0).all()
     assert (standard_SNN[::2, 0, 1] == 0.0).all()
@@ -48,29 +53,22 @@ def test_an_edge_that_never_varies_or_is_never_seen_stays_small():
     fc_SNN = torch.full((6, 3, 3), 0.4)
     fc_SNN[:, 2, :] = fc_SNN[:, :, 2] = float("nan")
     edges = StandardEdges(3, mark=1.0)
-    edges.fit(fc_SNN)
+    edges.fit(triangles(fc_SNN))
     off = ~torch.eye(3, dtype=torch.bool)
     assert edges(fc_SNN + 0.1)[:, off].abs().max() < 0.2
 
 
-def test_parts_of_a_large_cohort_give_the_same_fit(fc_SNN):
-    once, often = StandardEdges(4, mark=1.0), StandardEdges(4, mark=1.0)
-    once.fit(fc_SNN)
-    often.fit(fc_SNN.repeat(20, 1, 1))
-    np.testing.assert_allclose(often.scale_NN, once.scale_NN, rtol=1e-6)
-
-
 def test_a_bundle_carries_the_fit_and_raw_networks_have_none(fc_SNN):
     network = build_network(MODEL, 4, ("a", "b"), seed=0)
-    network.fit_edges(fc_SNN)
+    network.fit_edges(triangles(fc_SNN))
     assert {"edges.mean_NN", "edges.scale_NN"} <= set(network.state_dict())
     raw = build_network(MODEL.model_copy(update={"size": {"num_layers": 1, "width": 16}}), 4, ("a", "b"), seed=0)
-    raw.fit_edges(fc_SNN)
+    raw.fit_edges(triangles(fc_SNN))
     assert not any(name.startswith("edges") for name in raw.state_dict())
 
 
 def test_the_units_of_an_edge_do_not_matter(fc_SNN):
     first, second = (build_network(MODEL, 4, ("a", "b"), seed=0).eval() for _ in range(2))
-    first.fit_edges(fc_SNN)
-    second.fit_edges(7.0 * fc_SNN - 2.0)
+    first.fit_edges(triangles(fc_SNN))
+    second.fit_edges(triangles(7.0 * fc_SNN - 2.0))
     np.testing.assert_allclose(first(fc_SNN).detach(), second(7.0 * fc_SNN - 2.0).detach(), atol=1e-4)
