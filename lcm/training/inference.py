@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from lcm.training.weights import Manifest, hash_person, load_bundle
 if TYPE_CHECKING:
     import torch
 
-    from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.models.large_connectome_model import LargeConnectomeModel, Stages
 
 BATCH = 128
 """Connectomes a pass: with attention kept, 32 layers of 27 tokens over 116 regions take 50 MB."""
@@ -125,7 +125,7 @@ def _answer(
     shares_LBPR: torch.Tensor | None,
     name: str,
     levels: tuple[str, ...],
-    stages: Literal["both", "first", "second", "last_layer"],
+    stages: Stages,
 ) -> Answer:
     """One BEI's answer for one batch."""
     from lcm.models.large_connectome_model import token_names

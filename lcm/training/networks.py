@@ -16,12 +16,10 @@ from lcm.tables import TRAIN, VALIDATION
 from lcm.training.checkpoint import Run
 from lcm.training.data import Cohort, labels_of
 from lcm.training.loop import InMemory, State, seed_everything, train
+from lcm.training.weights import Vocabulary
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
-
-Vocabulary = Mapping[str, Sequence[str]]
-"""BEI → levels; a continuous BEI has none."""
 
 
 def build_network(model: Model, num_regions: int, tokens: Sequence[str], *, seed: int) -> LargeConnectomeModel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,15 +13,12 @@ from lcm.models import check_size
 from lcm.tables import TEST, TRAIN
 from lcm.training.data import Cohort, Tables, people_of_role
 from lcm.training.site_correction import Corrected, correct, correct_like, estimates_alone, weights_alone
-from lcm.training.weights import Manifest, hash_people, load_bundle
+from lcm.training.weights import Manifest, Vocabulary, hash_people, load_bundle
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
 
 log = logging.getLogger(__name__)
-
-Vocabulary = Mapping[str, tuple[str, ...]]
-"""BEI → levels; a continuous BEI has none."""
 
 
 class Start(NamedTuple):

@@ -42,6 +42,10 @@ _ADVICE: dict[Difference, str] = {
 }
 
 
+Vocabulary = Mapping[str, Sequence[str]]
+"""BEI → levels; a continuous BEI has none."""
+
+
 class Unanswerable(ValueError):
     """The people at hand cannot answer a task; the rest of the study goes on without it."""
 
@@ -219,7 +223,7 @@ def load_bundle(
     folder: Path,
     cohort: Cohort,
     *,
-    vocabulary: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    vocabulary: Vocabulary = MappingProxyType({}),
     allow: Collection[str] = (),
 ) -> tuple[Manifest, dict[str, np.ndarray]]:
     """Manifest and arrays, for these connectomes and, where given, these questions (BEI → levels, none if continuous).
@@ -247,9 +251,7 @@ def load_bundle(
     return manifest, load_file(path)
 
 
-def _differences(
-    manifest: Manifest, cohort: Cohort, vocabulary: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[Difference, str]]:
+def _differences(manifest: Manifest, cohort: Cohort, vocabulary: Vocabulary) -> Iterator[tuple[Difference, str]]:
     if cohort.atlas != manifest.atlas:
         yield "atlas", f"weights of atlas '{manifest.atlas}', connectomes of atlas '{cohort.atlas}'"
     pairs = enumerate(zip(manifest.regions, cohort.regions, strict=True), start=1)
