@@ -7,6 +7,9 @@ if not config:
     configfile: f"{workflow.basedir}/config.yaml"
 
 
+report: "workflow/report/study.rst"
+
+
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
 
 

@@ -101,7 +101,7 @@ def rule_graph() -> str:
             (folder / dataset["phenotypes"]).mkdir(parents=True)
         arguments = ["snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--directory", name]
         # The demo asks no bundle, and `predict` would have no place in its graph.
-        bundles = 'predict={"bundles": {"one": "results/finetune/lcm/sex/fold-0"}}'
+        bundles = 'predict={"bundles": {"one": "results/finetune/honest/lcm/sex/fold-0"}}'
         arguments += ["--configfile", str(REPOSITORY / "config.yaml"), "--config", bundles, "--rulegraph", "mermaid-js"]
         run = subprocess.run(arguments, capture_output=True, text=True, check=True)
     lines = [line.strip() for line in run.stdout.splitlines()]

@@ -1,4 +1,4 @@
-"""config.yaml as frozen types: what to make, how (lcm.settings), and the whole of a study."""
+"""config.yaml as frozen types: what to make, how (lcm.settings, lcm.learning_settings), and the whole of a study."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from lcm.settings import (
+from lcm.learning_settings import (
     Combat,  # noqa: F401 - every settings class is found here
+    Evaluate,
+    Finetune,
+    Predict,
+    Pretrain,
+    Report,
+    Training,
+)
+from lcm.settings import (
     Correlate,
     Denoise,
-    Evaluate,
     Export,
-    Finetune,
     Fmriprep,  # noqa: F401 - every settings class is found here
     Harmonize,
     Index,
     Name,
     Parcellate,
-    Predict,
     Preprocess,
-    Pretrain,
-    Report,
     Settings,
     Simulate,
     Split,
-    Training,
 )
 
 STAGE_ROOMS: dict[str, str] = {
@@ -50,7 +52,7 @@ STAGE_ROOMS: dict[str, str] = {
 COMMANDS: dict[str, str] = {"import-weights": "lcm.training"}
 """What the one door does beside the stages, by hand: no rule, no section of config.yaml."""
 
-Stage = TypeVar("Stage", bound=Training)
+Section = TypeVar("Section", bound=Settings)
 
 
 def module_of(name: str) -> str:
@@ -93,6 +95,22 @@ class Dataset(Settings):
         return self
 
 
+class Protocol(Settings):
+    """Who is tested, and who chooses what training leaves open; each protocol has results of its own."""
+
+    split: dict[str, Any] = Field(
+        default_factory=dict,
+        description="settings of `split` that this protocol has of its own, e.g. {design: leave-site-out}",
+    )
+    select: Literal["validation", "test"] = Field(
+        default="validation",
+        description="who chooses epoch, penalty and threshold: validation people; or, as the LCM authors do, the people who "
+        "are tested: its rows are optimistic, are marked so and are never ranked",
+    )
+    tasks: tuple[str, ...] = Field(default=(), description="tasks it asks; empty: all")
+    models: tuple[str, ...] = Field(default=(), description="models it asks; empty: all")
+
+
 class Task(Settings):
     """One question of the benchmark: predict a BEI in some cohorts."""
 
@@ -102,6 +120,10 @@ class Task(Settings):
     )
     cohorts: tuple[str, ...] = Field(default=(), description="cohorts asked; empty: all that have the BEI")
     datasets: tuple[str, ...] = Field(default=(), description="datasets asked, of those cohorts; empty: all")
+    filter: dict[str, tuple[str | float, ...]] = Field(
+        default_factory=dict,
+        description="people asked, by BEIs: levels, e.g. {sex: [male]}, or lowest and highest number, e.g. {age: [18, 40]}",
+    )
     allow_covariate: bool = Field(
         default=False, description="predict a variable that the vocabulary calls a covariate (site, IQ, …), on purpose"
     )
@@ -151,6 +173,9 @@ class Study(Settings):
         description="confound strategies, names of lcm/imaging/confounds or paths of YAML files; models learn from the "
         "first, the report compares all",
     )
+    protocols: dict[Name, Protocol] = Field(
+        min_length=1, description="the first is the headline of the report, the others have sections of their own"
+    )
     tasks: dict[Name, Task]
     models: dict[Name, Model]
     simulate: Simulate | None = Field(default=None, description="null: the datasets are real and nothing is simulated")
@@ -168,13 +193,28 @@ class Study(Settings):
     predict: Predict | None = Field(default=None, description="null: no bundle is asked")
     report: Report
 
-    def pretrain_of(self, model: str) -> Pretrain:
-        """The section `pretrain` with what the model has of its own."""
-        return _overridden(self.pretrain, self.models[model].pretrain, f"models.{model}.pretrain")
+    def split_of(self, protocol: str) -> Split:
+        """The section `split` with what the protocol has of its own."""
+        own = self.protocols[protocol]
+        # Where the tested choose, nobody else is kept from learning.
+        nobody = {"validation_share": 0.0} if own.select == "test" else {}
+        return _overridden(self.split, own.split | nobody, f"protocols.{protocol}.split")
 
-    def finetune_of(self, model: str) -> Finetune:
-        """The section `finetune` with what the model has of its own."""
-        return _overridden(self.finetune, self.models[model].finetune, f"models.{model}.finetune")
+    def pretrain_of(self, model: str, protocol: str) -> Pretrain:
+        """The section `pretrain` with what the model, and then the protocol, has of its own."""
+        chosen: dict[str, Any] = {"keep": "best-on-test"} if self.protocols[protocol].select == "test" else {}
+        return _overridden(self.pretrain, self.models[model].pretrain | chosen, f"models.{model}.pretrain")
+
+    def finetune_of(self, model: str, protocol: str) -> Finetune:
+        """The section `finetune` with what the model, and then the protocol, has of its own."""
+        by_test = self.protocols[protocol].select == "test"
+        chosen: dict[str, Any] = {"keep": "best-on-test", "refit": False} if by_test else {}
+        return _overridden(self.finetune, self.models[model].finetune | chosen, f"models.{model}.finetune")
+
+    def rows_of(self, protocol: str) -> list[tuple[str, str]]:
+        """Model and task of every row that a protocol asks for."""
+        own = self.protocols[protocol]
+        return [(model, task) for model in own.models or self.models for task in own.tasks or self.tasks]
 
     def pretrained_by(self, model: str) -> str | None:
         """The model whose pretrained weights this one starts from; None where it starts from none of this study."""
@@ -182,6 +222,28 @@ class Study(Settings):
         if start == "scratch" or self.models[model].starts_from_folder:
             return None
         return model if start == "pretrained" else start
+
+    @model_validator(mode="after")
+    def _protocols_ask_what_there_is(self) -> Self:
+        for name, protocol in self.protocols.items():
+            for field, asked, known in (
+                ("tasks", protocol.tasks, self.tasks),
+                ("models", protocol.models, self.models),
+            ):
+                strange = [one for one in asked if one not in known]
+                if strange:
+                    raise ValueError(f"protocols.{name}.{field} has no {strange[0]!r}; known: {', '.join(known)}")
+            self.split_of(name)
+        written = {"pretrain": self.pretrain.keep, "finetune": self.finetune.keep} | {
+            f"models.{name}.{stage}": own.get("keep")
+            for name, model in self.models.items()
+            for stage, own in (("pretrain", model.pretrain), ("finetune", model.finetune))
+        }
+        by_hand = [place for place, keep in written.items() if keep == "best-on-test"]
+        if by_hand or self.split.validation_share == 0:
+            place = f"{by_hand[0]}.keep" if by_hand else "split.validation_share"
+            raise ValueError(f"{place}: only a protocol with `select: test` lets tested people choose the epoch")
+        return self
 
     @model_validator(mode="after")
     def _models_start_somewhere(self) -> Self:
@@ -215,18 +277,19 @@ class Study(Settings):
     @model_validator(mode="after")
     def _combat_knows_no_target(self) -> Self:
         predicted = tuple(task.target for task in self.tasks.values())
+        protocol = next(iter(self.protocols))
         for name in self.models:
-            finetune, trainer = self.finetune_of(name), self.pretrained_by(name)
+            finetune, trainer = self.finetune_of(name, protocol), self.pretrained_by(name)
             _check_covariates(f"models.{name}: finetune", finetune, predicted)
             if trainer is not None:
-                pretrain = self.pretrain_of(trainer)
+                pretrain = self.pretrain_of(trainer, protocol)
                 _check_covariates(f"models.{trainer}: pretrain", pretrain, pretrain.targets)
                 if pretrain.combat != finetune.combat:
                     raise ValueError(f"models.{name}: pretrain.combat and finetune.combat differ; it starts from there")
         return self
 
 
-def _overridden(section: Stage, own: dict[str, Any], place: str) -> Stage:
+def _overridden(section: Section, own: dict[str, Any], place: str) -> Section:
     try:
         return type(section).model_validate(section.model_dump() | own)
     except ValidationError as error:

@@ -29,6 +29,7 @@ class Wildcards(Protocol):
     dataset: str
     batch: str
     strategy: str
+    protocol: str
     participant: str
     model: str
     task: str
@@ -62,7 +63,11 @@ class Plan:
         self.sources = sorted({str(source_path(d.cohort)) for d in self.study.datasets.values()})
         self.linkage: str | list[str] = self.study.harmonize.linkage or []
         self.vocabulary = str(_PACKAGE / "cohort" / "vocabulary.yaml")
-        self.page = [str(_PACKAGE / "evaluation" / f"page.{part}") for part in ("html.j2", "css", "js")]
+        self.page = sorted(
+            str(path)
+            for pattern in ("page*.html.j2", "page*.css", "page*.js", "references.yaml", "published/*.yaml")
+            for path in (_PACKAGE / "evaluation").glob(pattern)
+        )
 
     def _strategies(self) -> dict[str, str]:
         """Name of each confound strategy, under which its results lie, and its file; raises ValueError for a wrong one."""
@@ -80,13 +85,21 @@ class Plan:
         # Which bundles predict is to ask is what to make: one more re-runs none of the others.
         return section.model_dump_json(exclude={"bundles"}) if section else ""
 
+    def split_settings(self, wildcards: Wildcards) -> str:
+        """The section `split` as the protocol has it, as JSON."""
+        return self.study.split_of(wildcards.protocol).model_dump_json()
+
     def pretrain_settings(self, wildcards: Wildcards) -> str:
-        """The section `pretrain` as the model has it, as JSON."""
-        return self.study.pretrain_of(wildcards.model).model_dump_json()
+        """The section `pretrain` as model and protocol have it, as JSON."""
+        return self.study.pretrain_of(wildcards.model, wildcards.protocol).model_dump_json()
 
     def finetune_settings(self, wildcards: Wildcards) -> str:
-        """The section `finetune` as the model has it, as JSON."""
-        return self.study.finetune_of(wildcards.model).model_dump_json()
+        """The section `finetune` as model and protocol have it, as JSON."""
+        return self.study.finetune_of(wildcards.model, wildcards.protocol).model_dump_json()
+
+    def select(self, wildcards: Wildcards) -> str:
+        """Who chooses the epoch under a protocol."""
+        return self.study.protocols[wildcards.protocol].select
 
     @property
     def checked(self) -> str:
@@ -240,20 +253,45 @@ class Plan:
         if self.study.models[wildcards.model].starts_from_folder:
             return self.study.models[wildcards.model].start
         trainer = self.study.pretrained_by(wildcards.model)
-        return f"results/pretrain/{trainer}/fold-{wildcards.fold}" if trainer else []
+        return f"results/pretrain/{wildcards.protocol}/{trainer}/fold-{wildcards.fold}" if trainer else []
 
     def begun_from(self, wildcards: Wildcards) -> str | list[str]:
         """The bundle that pretraining begins with; none where it begins with fresh weights."""
-        return self.study.pretrain_of(wildcards.model).init_from or []
+        return self.study.pretrain_of(wildcards.model, wildcards.protocol).init_from or []
 
     def finetuned(self, wildcards: Wildcards) -> list[str]:
         """Weights of every fold."""
-        folds = range(self.study.split.count)
-        return [f"results/finetune/{wildcards.model}/{wildcards.task}/fold-{fold}" for fold in folds]
+        place = f"results/finetune/{wildcards.protocol}/{wildcards.model}/{wildcards.task}"
+        return [f"{place}/fold-{fold}" for fold in range(self.study.split_of(wildcards.protocol).count)]
+
+    def pretraining(self, wildcards: Wildcards) -> list[str]:
+        """Weights of every fold that a row of this study began with; none where it began with others."""
+        trainer = self.study.pretrained_by(wildcards.model)
+        folds = range(self.study.split_of(wildcards.protocol).count) if trainer else ()
+        return [f"results/pretrain/{wildcards.protocol}/{trainer}/fold-{fold}" for fold in folds]
+
+    def pretraining_folder(self, wildcards: Wildcards) -> str | list[str]:
+        """The folder of those folds."""
+        trainer = self.study.pretrained_by(wildcards.model)
+        return f"results/pretrain/{wildcards.protocol}/{trainer}" if trainer else []
 
     def scores(self, _: Wildcards) -> list[str]:
-        """Scores of every model on every task."""
-        return [f"results/evaluate/{m}/{t}/scores.tsv" for m in self.study.models for t in self.study.tasks]
+        """Scores of every row of every protocol."""
+        protocols = self.study.protocols
+        return [f"results/evaluate/{p}/{m}/{t}/scores.tsv" for p in protocols for m, t in self.study.rows_of(p)]
+
+    @property
+    def asked_for(self) -> str:
+        """What the report is to show: models, tasks and protocols, in order, as JSON."""
+        protocols = {
+            name: {
+                "select": protocol.select,
+                "design": self.study.split_of(name).design,
+                "rows": self.study.rows_of(name),
+            }
+            for name, protocol in self.study.protocols.items()
+        }
+        return json.dumps({"models": list(self.study.models), "tasks": list(self.study.tasks), "protocols": protocols})
 
 
 def listing(paths: Sequence[str]) -> str:

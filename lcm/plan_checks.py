@@ -40,7 +40,7 @@ def _check_model(study: Study, name: str) -> None:
     resolve_size(model.architecture, model.size)
     if model.start != "scratch" and MODELS[model.architecture].kind != "network":
         raise ValueError(f"model {name}: {model.architecture} has no weights to start from; use `start: scratch`")
-    pretrain = study.pretrain_of(name)
+    pretrain = study.pretrain_of(name, next(iter(study.protocols)))
     folders = [model.start] if model.starts_from_folder else []
     for folder in [*folders, *filter(None, [pretrain.init_from])]:
         _check_bundle(f"model {name}", folder)
@@ -68,20 +68,23 @@ def _check_cohorts(study: Study) -> None:
 def _check_split_and_combat(study: Study) -> None:
     """Stop for a cohort that cannot be tested, or a covariate that is none, hours before those stages would."""
     cohorts = {d.cohort_name for d in study.datasets.values()}
-    split = study.split
-    asked = {
-        "split.test_cohorts": (cohorts, [name for names in split.test_cohorts for name in names]),
-        "split.cohort_folds": (cohorts, split.cohort_folds),
-    }
-    # A label (site, scanner) is what ComBat takes out, and head motion has no column in the BEI table.
-    kept = {name for name, v in read_vocabulary().items() if v.kind != "label" and v.origin != "images"}
+    asked: dict[str, tuple[Collection[str], Collection[str]]] = {}
+    for protocol in study.protocols:
+        split = study.split_of(protocol)
+        asked[f"protocol {protocol}: split.test_cohorts"] = (
+            cohorts,
+            [name for part in split.test_cohorts for name in part],
+        )
+        asked[f"protocol {protocol}: split.cohort_folds"] = (cohorts, split.cohort_folds)
+    # A label (site, scanner) is what ComBat takes out.
+    kept = {name for name, v in read_vocabulary().items() if v.kind != "label"}
     sections = {"pretrain": study.pretrain_of, "finetune": study.finetune_of}
     for stage, section_of in sections.items():
-        combats = [section_of(name).combat for name in study.models]
+        combats = [section_of(name, next(iter(study.protocols))).combat for name in study.models]
         covariates = [covariate for combat in combats if combat for covariate in combat.covariates]
         asked[f"{stage}.combat.covariates"] = (kept, covariates)
     for field, (names, wanted) in asked.items():
-        for name in sorted(set(wanted) - names):
+        for name in sorted(set(wanted) - set(names)):
             raise ValueError(f"{field} has no {name!r}; known: {', '.join(sorted(names))}")
 
 
@@ -107,9 +110,14 @@ def _check_predict(study: Study) -> None:
 
 def _own_bundles(study: Study) -> list[str]:
     """Folders of all bundles that the study makes."""
-    places = [f"finetune/{model}/{task}" for model in study.models for task in study.tasks]
-    places += [f"pretrain/{name}" for name, model in study.models.items() if model.start == "pretrained"]
-    return [f"results/{place}/fold-{fold}" for place in places for fold in range(study.split.count)]
+    found = []
+    for protocol in study.protocols:
+        rows = study.rows_of(protocol)
+        trainers = {study.pretrained_by(model) for model, _ in rows}
+        places = [f"finetune/{protocol}/{model}/{task}" for model, task in rows]
+        places += [f"pretrain/{protocol}/{trainer}" for trainer in sorted(filter(None, trainers))]
+        found += [f"results/{place}/fold-{fold}" for place in places for fold in range(study.split_of(protocol).count)]
+    return found
 
 
 def _check_task(study: Study, name: str, task: Task) -> None:
@@ -120,11 +128,26 @@ def _check_task(study: Study, name: str, task: Task) -> None:
     }
     if task.target in read_vocabulary():
         known["levels"] = (set(read_vocabulary()[task.target].levels), task.levels)
+    known["filter"] = (set(read_vocabulary()), tuple(task.filter))
     for field, (names, asked) in known.items():
         strange = sorted(set(asked) - names)
         if strange:
             raise ValueError(f"task {name}: {field} has no {strange[0]!r}; known: {', '.join(sorted(names))}")
+    for bei, wanted in task.filter.items():
+        _check_filter(f"task {name}: filter.{bei}", bei, wanted)
     _check_target(f"task {name}", task.target, allow_covariate=task.allow_covariate)
+
+
+def _check_filter(where: str, bei: str, wanted: tuple[str | float, ...]) -> None:
+    """Stop for a filter that keeps nobody: a level that the BEI has not, or bounds that are none."""
+    levels = read_vocabulary()[bei].levels
+    if levels:
+        for strange in sorted(map(str, set(wanted) - set(levels))):
+            raise ValueError(f"{where} has no {strange!r}; known: {', '.join(levels)}")
+    elif read_vocabulary()[bei].kind == "continuous":
+        numbers = [bound for bound in wanted if isinstance(bound, int | float)]
+        if len(numbers) != 2 or len(wanted) != 2 or numbers[0] > numbers[1]:
+            raise ValueError(f"{where} is {list(wanted)}; of a number give the lowest and the highest, e.g. [18, 40]")
 
 
 def _check_bundle(where: str, folder: str) -> None:
@@ -135,9 +158,10 @@ def _check_bundle(where: str, folder: str) -> None:
 def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:
     """Stop for a BEI that no model should predict, or only on purpose; raises ValueError that says why."""
     variable = read_vocabulary()[target]
-    if variable.kind == "label" or variable.origin == "images":
-        reason = "names that mean nothing beyond their cohort" if variable.kind == "label" else "measured in the images"
-        raise ValueError(f"{where}: {target!r} cannot be predicted: its values are {reason}")
+    if variable.kind == "label":
+        raise ValueError(
+            f"{where}: {target!r} cannot be predicted: its values are names that mean nothing beyond their cohort"
+        )
     if variable.role == "covariate" and not allow_covariate:
         raise ValueError(
             f"{where}: {target!r} is a covariate: it is there to describe people and to test confounding, not to be learned; "

@@ -5,7 +5,6 @@ Other rooms import these from `lcm.config`, which no code hash follows: settings
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -207,7 +206,10 @@ class Split(Settings):
         "{ppmi: 10, abide: 10, taowu: 10, neurocon: 10} with num_folds 5)",
     )
     validation_share: float = Field(
-        default=0.2, gt=0, lt=0.5, description="share of a fold's training people kept for choosing the epoch"
+        default=0.2,
+        ge=0,
+        lt=0.5,
+        description="share of a fold's training people kept for choosing the epoch; 0 is for protocols with `select: test`",
     )
     seed: int = Field(default=142857, ge=0, description="the LCM authors' KFold seed")
 
@@ -228,169 +230,3 @@ class Split(Settings):
                 f"cohort_folds.{few[0]} is below num_folds {self.num_folds}; a fold would have no test people"
             )
         return self
-
-
-class Combat(Settings):
-    """Site effects taken out of connectivity by ComBat, fitted on a fold's training people alone."""
-
-    covariates: tuple[str, ...] = Field(
-        default=(),
-        description="BEIs whose effect is kept, e.g. [age, sex]; missing cells take the training mean or mode",
-    )
-    allow_target: bool = Field(
-        default=False,
-        description="let a covariate be the target too: it shapes the fit, and counts as missing when edges are corrected",
-    )
-    min_people: int = Field(
-        default=5, ge=2, description="a site with fewer training people, or none (unseen), is left as it is"
-    )
-
-    def forbidden(self, targets: Collection[str]) -> list[str]:
-        """Covariates that are predicted and not allowed: where classes and sites go together they carry the answer.
-
-        Source: Nieto et al. 2026, Neurocomputing 680:133146.
-        """
-        return [] if self.allow_target else [name for name in self.covariates if name in targets]
-
-
-class Training(Settings):
-    """What the one loop needs; pretrain and finetune share it."""
-
-    max_epochs: int = Field(default=40, ge=1, description="most passes over the training people")
-    patience: int = Field(default=10, ge=1, description="epochs without a better validation loss before it stops")
-    keep: Literal["best", "last"] = Field(
-        default="best",
-        description="best: the epoch with the lowest validation loss; last: all of max_epochs, where validation people are so "
-        "few that their loss is noise",
-    )
-    batch_size: int = Field(
-        default=32, ge=1, description="scans behind one change of the weights, on all devices together"
-    )
-    gradient_accumulation: int = Field(
-        default=1, ge=1, description="parts a batch is computed in, where it does not fit the device's memory"
-    )
-    max_gradient_norm: float | None = Field(default=None, gt=0, description="longer gradients are cut; null: never")
-    learning_rate: float = Field(default=1e-4, gt=0, description="Adam; the LCM paper's value is 1e-4")
-    weight_decay: float = Field(default=0.0, ge=0, description="decoupled (AdamW)")
-    trunk_rate: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="share of the learning rate that everything gets but the weights that read the input (LCM: the region "
-        "embedding), which learn at the full rate",
-    )
-    average_decay: float | None = Field(
-        default=None,
-        gt=0,
-        lt=1,
-        description="keep, and judge epochs by, a running average of the weights with this decay a step; null: the weights",
-    )
-    stages: Literal["both", "first", "second", "last_layer"] = Field(
-        default="both",
-        description="LCM's two-stage learning: both; only the layer mean; only the best layer; or the last layer alone, "
-        "as the authors train from scratch (paper Table 5)",
-    )
-    first_stage_epochs: int = Field(
-        default=5, ge=0, description="LCM: epochs on the layer mean before the best layer is trained (paper m = 5)"
-    )
-    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="Fabric's precision flag")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Fabric's accelerator flag")
-    devices: int = Field(default=1, ge=1, description="devices of a node that share one network's training")
-    num_nodes: int = Field(default=1, ge=1, description="nodes that share it, started by torchrun or srun")
-    parallel: Literal["none", "ddp", "fsdp"] = Field(
-        default="none", description="several devices: ddp copies the network to each, fsdp deals its weights out"
-    )
-    compile: bool = Field(default=False, description="torch.compile: minutes once, then faster steps on a GPU")
-    checkpoint_minutes: float = Field(
-        default=10.0, gt=0, description="how often a run that may be killed writes what it needs to go on"
-    )
-    seed: int = Field(default=0, ge=0, description="weights, shuffling and dropout")
-    combat: Combat | None = Field(default=None, description="null: connectivity keeps its site effects")
-    allow: tuple[Literal["atlas", "regions", "vocabulary", "preprocessing"], ...] = Field(
-        default=(),
-        description="accepted differences between these scans and those that the weights it starts from learned",
-    )
-
-    @model_validator(mode="after")
-    def _devices_need_a_way_to_share(self) -> Training:
-        several = self.devices * self.num_nodes > 1
-        if several != (self.parallel != "none"):
-            raise ValueError(
-                f"parallel is {self.parallel} and there are {self.devices} devices on {self.num_nodes} nodes; several "
-                "devices need ddp or fsdp, one needs none"
-            )
-        return self
-
-
-class Pretrain(Training):
-    """Multitask pretraining on a fold's training people."""
-
-    targets: tuple[str, ...] = Field(
-        default=("sex", "age", "cognitive_state", "alzheimers", "parkinsons", "autism"),
-        description="BEIs that supervise; a missing label is masked",
-    )
-    na_levels: tuple[str, ...] = Field(
-        default=(),
-        description="categorical BEIs with one more level, n/a, that scans without a label learn (the LCM authors: all "
-        "but sex)",
-    )
-    pseudo_weight: float = Field(default=0.0, ge=0, le=1, description="weight of pseudo labels in the training loss")
-    loss_weights: dict[str, float] = Field(
-        default_factory=lambda: {"age": 1e-4}, description="per BEI, 1 where absent (LCM paper: age 1e-4, in years)"
-    )
-    init_from: str | None = Field(
-        default=None,
-        description="bundle whose weights pretraining begins with, e.g. of `lcm import-weights`; null: fresh weights",
-    )
-
-    @model_validator(mode="after")
-    def _names_are_targets(self) -> Pretrain:
-        for field, names in {"na_levels": self.na_levels, "loss_weights": self.loss_weights}.items():
-            # The default weight of age is no request: a study may well leave age out.
-            strange = sorted(set(names) - set(self.targets) - {"age"})
-            if strange:
-                raise ValueError(f"{field} has {strange}, which no target is; targets: {', '.join(self.targets)}")
-        return self
-
-
-class Finetune(Training):
-    """One task on one fold, from scratch or from the fold's pretrained weights."""
-
-    train_share: float = Field(default=1.0, gt=0, le=1, description="share of training people used (few-shot)")
-    trunk: Literal["train", "freeze"] = Field(
-        default="train", description="freeze: pretrained weights stay, only the task's tokens and the head learn"
-    )
-
-
-class Predict(Settings):
-    """Trained bundles on the study's scans."""
-
-    bundles: dict[Name, str] = Field(
-        default_factory=dict, description="name → folder of a bundle; the name is the folder of its answers"
-    )
-    datasets: tuple[str, ...] = Field(default=(), description="datasets answered about; empty: all")
-    allow: tuple[Literal["atlas", "regions", "preprocessing", "people"], ...] = Field(
-        default=(),
-        description="differences between bundle and scans that are accepted: other atlas or region order (the numbers "
-        "of regions must agree), other preprocessing, people whom training has seen",
-    )
-
-
-class Evaluate(Settings):
-    """Predictions of the test people, one row a person, and their scores."""
-
-    num_bootstraps: int = Field(default=1000, ge=100, le=100000, description="person-level resamples for the 95 % CI")
-    seed: int = Field(default=0, ge=0, description="of the bootstrap")
-
-
-class Report(Settings):
-    """The benchmark table, the figures and the page that holds them."""
-
-    title: str = Field(default="Connectome benchmark", description="heading of the page")
-    num_qc_scans: int = Field(default=6, ge=1, le=100, description="scans a dataset shown in the QC section")
-    min_test_people_per_level: int = Field(default=30, ge=1, description="a row with fewer is printed without ranking")
-    share: Literal["private", "public"] = Field(
-        default="private",
-        description="public: counts of people below min_cell are suppressed, with what would reveal them",
-    )
-    min_cell: int = Field(default=5, ge=2, description="share: public only: the smallest count of people that is shown")

@@ -6,8 +6,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,7 +56,8 @@ def check_folds(folds: pd.DataFrame) -> None:
     """Stop unless no one is on two sides of a fold.
 
     The law: each person has one role in each fold, and so has each group; a person is tested in one fold at most; every
-    fold has people to train, validate and test. Who is `unused` is on no side of that fold.
+    fold has people to train, validate and test, or none of them anyone to validate (where those who are tested choose the
+    epoch). Who is `unused` is on no side of that fold.
     Raises ValueError with hashed person keys: nothing that is trained on such a table means anything.
     """
     strangers = sorted(set(folds["role"].astype("str")) - {TRAIN, VALIDATION, TEST, UNUSED})
@@ -75,7 +76,8 @@ def check_folds(folds: pd.DataFrame) -> None:
         people = folds.loc[rows, "person_id"].unique()
         if len(people):
             raise ValueError(f"folds: {len(people)} {law} (sha256 {hashed_names(people)})")
-    for role in (TRAIN, VALIDATION, TEST):
+    needed = (TRAIN, VALIDATION, TEST) if (folds["role"] == VALIDATION).any() else (TRAIN, TEST)
+    for role in needed:
         without = sorted(set(folds["fold"]) - set(folds.loc[folds["role"] == role, "fold"]))
         if without:
             raise ValueError(f"folds: fold {', '.join(map(str, without))} has no one to {role}")
@@ -220,51 +222,6 @@ SITE_EFFECTS = Table(
     key=("cohort", "predicted", "combat"),
 )
 """How well site and head motion are predicted from connectivity, before ComBat (`off`) and after (`on`)."""
-SCORES = Table(
-    "scores",
-    {
-        "model": "text",
-        "task": "text",
-        "cohort": "text",
-        "metric": "text",
-        "value": "optional number",
-        "ci_low": "optional number",
-        "ci_high": "optional number",
-        "num_people": "count",
-        "num_per_level": "optional text",
-        "training_people": "optional text",
-    },
-    key=("model", "task", "cohort", "metric"),
-)
-"""`training_people`: listed, or unknown where the weights came from elsewhere and may have seen the test people."""
-PEOPLE_ANSWERED = Table(
-    "predictions",
-    {"person_id": "text", "num_scans": "count", "outcome": "text", "caution": "optional text"},
-    key=("person_id",),
-)
-"""A row a person whom a bundle was asked about; the answers' columns come from `with_answers`. `caution` says what nobody
-knows of the weights."""
-SCANS_ANSWERED = Table(
-    "scans answered",
-    {
-        "dataset": "text",
-        "scan": "text",
-        "participant_id": "text",
-        "person_id": "text",
-        "num_connectomes": "count",
-        "outcome": "text",
-        "caution": "optional text",
-    },
-    key=SCAN_KEY,
-)
-"""A row a scan of the index, answered about or not."""
-ATTENTION = Table(
-    "attention",
-    {"target": "text", "level": "optional text", "region": "text", "share": "number", "num_people": "count"},
-    key=("target", "level", "region"),
-)
-"""Where each token of a network looked: shares of regions, mean over people, sum 1 a token; `level` of a continuous BEI is
-missing."""
 EXPORTED = Table(
     "exported",
     {
@@ -281,19 +238,6 @@ OUTCOMES = Table(
     "outcomes", {"dataset": "text", "outcome": "text", "count": "optional count"}, key=("dataset", "outcome")
 )
 """Scans by outcome; a count is missing where the report is public and the count small."""
-
-
-def with_answers(table: Table, questions: Mapping[str, Sequence[str]]) -> Table:
-    """The table with the columns of a bundle's answers, for BEI → levels (none where continuous).
-
-    A categorical BEI has its most probable level, the layer of the network that this level's score came from (counted
-    from 1), and `<BEI>=<level>`, the probability of each level; a continuous one has its value.
-    """
-    columns = dict(table.columns)
-    for name, levels in questions.items():
-        columns |= {name: "optional text", f"{name}_layer": "optional count"} if levels else {name: "optional number"}
-        columns |= dict.fromkeys((f"{name}={level}" for level in levels), "optional number")
-    return replace(table, columns=columns)
 
 
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}

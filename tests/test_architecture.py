@@ -24,6 +24,9 @@ RULES = REPOSITORY / "workflow" / "rules"
 DIRECTIVES = ["input", "output", "log", "benchmark", "conda", "threads", "resources", "params", "shell"]
 
 
+WHAT_TO_MAKE = ("datasets", "strategies", "protocols", "tasks", "models")
+
+
 def _config() -> dict:
     return yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
 
@@ -35,10 +38,10 @@ def _lock() -> dict[str, str]:
 
 def test_a_stage_has_one_name_in_all_its_places():
     includes = re.findall(r'include: "workflow/rules/(\w+)\.smk"', (REPOSITORY / "Snakefile").read_text())
-    sections = [name for name in Study.model_fields if name not in ("datasets", "strategies", "tasks", "models")]
+    sections = [name for name in Study.model_fields if name not in WHAT_TO_MAKE]
     assert includes == ["common", *STAGES]
     assert sections == STAGES == list(SETTINGS)
-    assert [name for name in _config() if name not in ("datasets", "strategies", "tasks", "models")] == STAGES
+    assert [name for name in _config() if name not in WHAT_TO_MAKE] == STAGES
     for stage, room in STAGE_ROOMS.items():
         assert (REPOSITORY / Path(*room.split(".")) / f"{stage}.py").is_file()
         assert SETTINGS[stage].__name__.lower() == stage

@@ -58,6 +58,16 @@ def methods(settings: Split) -> str:
     return (
         f"{tested}. Members of a known family, and a person's scans in several cohorts, were on one side of each fold; "
         f"who had scans in the test sets of several folds was tested in the first and left out of the others. "
+        f"{_validating(settings)}"
+    )
+
+
+def _validating(settings: Split) -> str:
+    if settings.validation_share == 0:
+        return (
+            "Nobody was kept for validation: the tested people themselves chose the epoch, which flatters every score."
+        )
+    return (
         f"{settings.validation_share:.0%} of each fold's training people, stratified by cohort, diagnosis, site and sex, "
         "were kept for validation."
     )
@@ -82,11 +92,12 @@ def split(bei: pd.DataFrame, settings: Split) -> pd.DataFrame:
         raise ValueError(f"design {settings.design} tests everyone once, but {untested} groups of people are not")
     folds = _rows_of_people(bei, groups, role_GK)
     for fold in range(settings.count):
-        absent = [role for role in (TRAIN, VALIDATION, TEST) if role not in role_GK[:, fold]]
+        needed = (TRAIN, VALIDATION, TEST) if settings.validation_share else (TRAIN, TEST)
+        absent = [role for role in needed if role not in role_GK[:, fold]]
         if absent:
             raise ValueError(
                 f"fold {fold} has no one to {' or '.join(absent)}: {bei['person_id'].nunique()} people are too few for "
-                f"{settings.count} folds with train, validation and test each; lower split.num_folds or add people"
+                f"{settings.count} folds with {', '.join(needed)} each; lower split.num_folds or add people"
             )
     return folds
 
@@ -95,6 +106,8 @@ def _roles(groups: pd.DataFrame, asked_GK: np.ndarray, settings: Split) -> np.nd
     """Role (G, K) of every group in every fold, from what the folds ask about (lcm.cohort.designs)."""
     again_GK = asked_GK & (asked_GK.cumsum(axis=1) > 1)
     role_GK = np.select([again_GK, asked_GK], [UNUSED, TEST], TRAIN).astype(object)
+    if settings.validation_share == 0:
+        return role_GK
     stratum_G = groups["stratum"].to_numpy()
     for cohort, places in by_cohort(groups).items():
         for fold in range(settings.count):

@@ -16,7 +16,7 @@ from lcm.plan import Plan, listing
 from lcm.tables import SCANS
 from tests.conftest import REPOSITORY
 
-CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))
+CONFIG = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8")) | {"protocols": {"honest": {}}}
 
 
 @pytest.fixture
@@ -98,10 +98,10 @@ def test_only_the_datasets_asked_for_are_exported_and_a_denoised_one_once(plan: 
 
 
 def test_a_bundle_is_asked_about_its_datasets_and_by_persons_where_tables_know_them(plan: Plan):
-    asked = {"bundles": {"shared": "results/finetune/lcm/sex/fold-0"}, "datasets": ["HCPA"], "allow": []}
+    asked = {"bundles": {"shared": "results/finetune/honest/lcm/sex/fold-0"}, "datasets": ["HCPA"], "allow": []}
     plan = Plan(CONFIG | {"predict": asked}, plan._indexed, walk=False)
     assert plan.predicted == ["results/predict/shared/predictions.tsv"]
-    assert plan.bundle(SimpleNamespace(bundle="shared")) == "results/finetune/lcm/sex/fold-0"
+    assert plan.bundle(SimpleNamespace(bundle="shared")) == "results/finetune/honest/lcm/sex/fold-0"
     assert plan.asked_connectomes(None) == ["results/correlate/9P/HCPA/0.arrow"]
     assert plan.described(None) == "results/harmonize/bei.tsv"
     # Another bundle must not change what this one is given.
@@ -112,7 +112,7 @@ def test_a_bundle_is_asked_about_its_datasets_and_by_persons_where_tables_know_t
 
 def test_scans_of_nobody_knows_whom_need_no_bei_table(plan: Plan):
     unknown = {name: dataset | {"phenotypes": None} for name, dataset in CONFIG["datasets"].items()}
-    asked = {"datasets": unknown, "predict": {"bundles": {"x": "results/pretrain/lcm/fold-0"}}}
+    asked = {"datasets": unknown, "predict": {"bundles": {"x": "results/pretrain/honest/lcm/fold-0"}}}
     assert Plan(CONFIG | asked, plan._indexed, walk=False).described(None) == []
     assert plan.predicted == []
 
@@ -121,14 +121,17 @@ def test_scans_of_nobody_knows_whom_need_no_bei_table(plan: Plan):
     ("predict", "message"),
     [
         ({"bundles": {"x": "nowhere"}}, "predict.bundles.x: no bundle in nowhere (a folder with manifest.json"),
-        ({"bundles": {"x": "results/finetune/lmc/sex/fold-0"}}, "predict.bundles.x: this study does not make results"),
         (
-            {"bundles": {"x": "results/finetune/lcm/sex/fold-9"}},
-            "fold-9, but e.g. results/finetune/majority/sex/fold-0",
+            {"bundles": {"x": "results/finetune/honest/lmc/sex/fold-0"}},
+            "predict.bundles.x: this study does not make results",
         ),
         (
-            {"bundles": {"x": "results/pretrain/lcm-scratch/fold-0"}},
-            "does not make results/pretrain/lcm-scratch/fold-0",
+            {"bundles": {"x": "results/finetune/honest/lcm/sex/fold-9"}},
+            "fold-9, but e.g. results/finetune/honest/majority/sex/fold-0",
+        ),
+        (
+            {"bundles": {"x": "results/pretrain/honest/lcm-scratch/fold-0"}},
+            "does not make results/pretrain/honest/lcm-scratch/fold-0",
         ),
         ({"bundles": {}, "datasets": ["LAB"]}, "predict.datasets has no 'LAB'; known: HCPA"),
     ],
@@ -158,8 +161,11 @@ def test_two_strategies_of_one_name_are_refused(tmp_path: Path):
 
 
 def test_only_a_pretrained_model_waits_for_its_folds_weights(plan: Plan):
-    assert plan.pretrained(SimpleNamespace(model="lcm", fold="2")) == "results/pretrain/lcm/fold-2"
-    assert plan.pretrained(SimpleNamespace(model="ridge", fold="2")) == []
+    assert (
+        plan.pretrained(SimpleNamespace(protocol="honest", model="lcm", fold="2"))
+        == "results/pretrain/honest/lcm/fold-2"
+    )
+    assert plan.pretrained(SimpleNamespace(protocol="honest", model="ridge", fold="2")) == []
 
 
 def test_a_model_starts_from_its_own_weights_another_models_or_a_folder(tmp_path: Path):
@@ -173,21 +179,25 @@ def test_a_model_starts_from_its_own_weights_another_models_or_a_folder(tmp_path
         "longer": lcm | {"pretrain": {"init_from": str(tmp_path / "published"), "max_epochs": 99}},
     }
     plan = Plan(CONFIG | {"models": models}, str, walk=False)
-    starts = {name: plan.pretrained(SimpleNamespace(model=name, fold="1")) for name in models}
+    starts = {name: plan.pretrained(SimpleNamespace(protocol="honest", model=name, fold="1")) for name in models}
     assert starts == {
-        "lcm": "results/pretrain/lcm/fold-1",
-        "frozen": "results/pretrain/lcm/fold-1",
+        "lcm": "results/pretrain/honest/lcm/fold-1",
+        "frozen": "results/pretrain/honest/lcm/fold-1",
         "published": str(tmp_path / "published"),
-        "longer": "results/pretrain/longer/fold-1",
+        "longer": "results/pretrain/honest/longer/fold-1",
     }
-    assert plan.begun_from(SimpleNamespace(model="longer")) == str(tmp_path / "published")
-    assert plan.begun_from(SimpleNamespace(model="lcm")) == []
-    own = json.loads(plan.finetune_settings(SimpleNamespace(model="frozen")))
+    assert plan.begun_from(SimpleNamespace(protocol="honest", model="longer")) == str(tmp_path / "published")
+    assert plan.begun_from(SimpleNamespace(protocol="honest", model="lcm")) == []
+    own = json.loads(plan.finetune_settings(SimpleNamespace(protocol="honest", model="frozen")))
     assert own == CONFIG["finetune"] | {"trunk": "freeze", "train_share": 0.1}
-    assert json.loads(plan.finetune_settings(SimpleNamespace(model="lcm"))) == CONFIG["finetune"]
-    assert json.loads(plan.pretrain_settings(SimpleNamespace(model="longer")))["max_epochs"] == 99
+    assert json.loads(plan.finetune_settings(SimpleNamespace(protocol="honest", model="lcm"))) == CONFIG["finetune"]
+    assert json.loads(plan.pretrain_settings(SimpleNamespace(protocol="honest", model="longer")))["max_epochs"] == 99
     # What a model has of its own reaches its job as settings; the definition stays as it was, and so do other jobs.
-    assert set(json.loads(plan.model(SimpleNamespace(model="frozen")))) == {"architecture", "start", "size"}
+    assert set(json.loads(plan.model(SimpleNamespace(protocol="honest", model="frozen")))) == {
+        "architecture",
+        "start",
+        "size",
+    }
 
 
 @pytest.mark.parametrize(
@@ -242,7 +252,9 @@ def test_two_models_share_weights_only_if_they_are_of_one_size():
 
 def test_every_model_meets_every_task_on_every_fold(plan: Plan):
     assert len(plan.scores(None)) == len(CONFIG["models"]) * len(CONFIG["tasks"])
-    assert len(plan.finetuned(SimpleNamespace(model="lcm", task="sex"))) == CONFIG["split"]["num_folds"]
+    assert (
+        len(plan.finetuned(SimpleNamespace(protocol="honest", model="lcm", task="sex"))) == CONFIG["split"]["num_folds"]
+    )
 
 
 def test_a_covariate_is_predicted_only_on_purpose():
@@ -253,8 +265,8 @@ def test_a_covariate_is_predicted_only_on_purpose():
 def test_a_cross_cohort_study_has_a_fold_for_each_set_of_tested_cohorts():
     split = CONFIG["split"] | {"design": "cross-cohort", "test_cohorts": [["taowu", "neurocon"], ["adni"]]}
     plan = Plan(CONFIG | {"split": split}, str, walk=False)
-    folds = plan.finetuned(SimpleNamespace(model="lcm", task="sex"))
-    assert folds == [f"results/finetune/lcm/sex/fold-{fold}" for fold in (0, 1)]
+    folds = plan.finetuned(SimpleNamespace(protocol="honest", model="lcm", task="sex"))
+    assert folds == [f"results/finetune/honest/lcm/sex/fold-{fold}" for fold in (0, 1)]
 
 
 def _with_cohorts(folder: Path, *files: str) -> dict:
@@ -388,7 +400,7 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
         ("tasks", "sex", {"target": "gender"}, "task sex: target has no 'gender'"),
         ("tasks", "sex", {"cohorts": ["abide3"]}, "task sex: cohorts has no 'abide3'"),
         ("tasks", "sex", {"datasets": ["LAB"]}, "task sex: datasets has no 'LAB'"),
-        ("models", "ridge", {"architecture": "rigde"}, "model ridge: no architecture 'rigde'; known: majority, ridge"),
+        ("models", "ridge", {"architecture": "rigde"}, "model ridge: no architecture 'rigde'; known: majority, site"),
         ("pretrain", "targets", ["sex", "mood"], "pretrain.targets: 'mood' is no BEI"),
         ("pretrain", "targets", ["sex", "iq"], "pretrain.targets: 'iq' is a covariate"),
         ("tasks", "age", {"target": "iq"}, "task age: 'iq' is a covariate: it is there to describe people"),
@@ -398,7 +410,7 @@ def test_a_name_behind_which_nothing_stands_stops_before_the_first_job(tmp_path:
             {"target": "site", "allow_covariate": True},
             "task age: 'site' cannot be predicted: its values are",
         ),
-        ("tasks", "age", {"target": "motion", "allow_covariate": True}, "task age: 'motion' cannot be predicted"),
+        ("tasks", "age", {"target": "scanner", "allow_covariate": True}, "task age: 'scanner' cannot be predicted"),
         ("harmonize", "linkage", "nowhere.tsv", "harmonize.linkage: no such file: nowhere.tsv"),
         ("harmonize", "policies", {"adni": "papers"}, "harmonize.policies.adni: papers; known: "),
         (

@@ -12,6 +12,7 @@ wildcard_constraints:
     dataset="[A-Za-z0-9-]+",
     batch="[0-9]+",
     strategy="[A-Za-z0-9-]+",
+    protocol="[A-Za-z0-9-]+",
     participant="sub-[^/_]+",
     model="[A-Za-z0-9-]+",
     task="[A-Za-z0-9-]+",

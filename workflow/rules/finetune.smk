@@ -5,16 +5,16 @@ rule finetune:
     """Weights of a model for a task on a fold."""
     input:
         bei="results/harmonize/bei.tsv",
-        folds="results/split/folds.tsv",
+        folds="results/split/{protocol}/folds.tsv",
         scans="results/index/scans.tsv",
         connectomes=PLAN.connectomes,
         weights=PLAN.pretrained,
     output:
-        directory("results/finetune/{model}/{task}/fold-{fold}"),
+        directory("results/finetune/{protocol}/{model}/{task}/fold-{fold}"),
     log:
-        "logs/finetune/{model}/{task}/fold-{fold}.log",
+        "logs/finetune/{protocol}/{model}/{task}/fold-{fold}.log",
     benchmark:
-        "logs/finetune/{model}/{task}/fold-{fold}.tsv"
+        "logs/finetune/{protocol}/{model}/{task}/fold-{fold}.tsv"
     conda:
         "../../envs/training.yaml"
     resources:
@@ -29,5 +29,6 @@ rule finetune:
         "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
-        " --checkpoint {output:q}.checkpoint --log-folder logs/finetune/{wildcards.model:q}/{wildcards.task:q}/fold-{wildcards.fold}"
+        " --checkpoint {output:q}.checkpoint"
+        " --log-folder logs/finetune/{wildcards.protocol:q}/{wildcards.model:q}/{wildcards.task:q}/fold-{wildcards.fold}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -5,16 +5,16 @@ rule pretrain:
     """Weights of a model on a fold."""
     input:
         bei="results/harmonize/bei.tsv",
-        folds="results/split/folds.tsv",
+        folds="results/split/{protocol}/folds.tsv",
         scans="results/index/scans.tsv",
         connectomes=PLAN.connectomes,
         begun_from=PLAN.begun_from,
     output:
-        directory("results/pretrain/{model}/fold-{fold}"),
+        directory("results/pretrain/{protocol}/{model}/fold-{fold}"),
     log:
-        "logs/pretrain/{model}/fold-{fold}.log",
+        "logs/pretrain/{protocol}/{model}/fold-{fold}.log",
     benchmark:
-        "logs/pretrain/{model}/fold-{fold}.tsv"
+        "logs/pretrain/{protocol}/{model}/fold-{fold}.tsv"
     conda:
         "../../envs/training.yaml"
     resources:
@@ -27,5 +27,5 @@ rule pretrain:
     shell:
         "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --connectomes {params.connectomes:q}"
-        " --checkpoint {output:q}.checkpoint --log-folder logs/pretrain/{wildcards.model:q}/fold-{wildcards.fold}"
+        " --checkpoint {output:q}.checkpoint --log-folder logs/pretrain/{wildcards.protocol:q}/{wildcards.model:q}/fold-{wildcards.fold}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

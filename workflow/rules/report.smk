@@ -10,16 +10,25 @@ rule report:
         flow="results/harmonize/cohort_flow.tsv",
         labels="results/harmonize/labels.tsv",
         vocabulary=PLAN.vocabulary,
-        folds="results/split/folds.tsv",
         template=PLAN.page,
         atlas=PLAN.atlas,
         scores=PLAN.scores,
     output:
-        page="results/report/index.html",
-        benchmark="results/report/benchmark.tsv",
-        outcomes="results/report/outcomes.tsv",
-        table_one="results/report/table_one.tsv",
-        site_effects="results/report/site_effects.tsv",
+        page=report("results/report/index.html", caption="../report/page.rst", category="Page"),
+        benchmark=report("results/report/benchmark.tsv", caption="../report/benchmark.rst", category="Results"),
+        comparisons=report("results/report/comparisons.tsv", caption="../report/comparisons.rst", category="Results"),
+        overlap=report("results/report/overlap.tsv", caption="../report/checks.rst", category="Results"),
+        decodability=report("results/report/decodability.tsv", caption="../report/checks.rst", category="Results"),
+        outcomes=report("results/report/outcomes.tsv", caption="../report/outcomes.rst", category="Results"),
+        table_one=report("results/report/table_one.tsv", caption="../report/table_one.rst", category="Results"),
+        site_effects=report("results/report/site_effects.tsv", caption="../report/sites.rst", category="Results"),
+        costs="results/report/costs.tsv",
+        tables=report(
+            directory("results/report/tables"),
+            caption="../report/tables.rst",
+            category="Tables",
+            patterns=["{name}.csv"],
+        ),
     log:
         "logs/report/report.log",
     benchmark:
@@ -29,12 +38,11 @@ rule report:
     params:
         settings=settings("report"),
         code=code("report"),
-        models=list(PLAN.study.models),
-        tasks=list(PLAN.study.tasks),
+        asked=PLAN.asked_for,
         strategies=list(PLAN.strategies),
         atlas=PLAN.study.parcellate.atlas,
     shell:
-        "python -m lcm report --results results --models {params.models:q} --tasks {params.tasks:q}"
+        "python -m lcm report --results results --asked {params.asked:q}"
         " --strategies {params.strategies:q} --atlas {params.atlas:q}"
         " --vocabulary {input.vocabulary:q} --output results/report"
         " --settings {params.settings:q} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-"""split: people to folds, written once for the whole study."""
+"""split: people to folds, written once for all rows of a protocol."""
 
 
 rule split:
@@ -7,15 +7,15 @@ rule split:
         bei="results/harmonize/bei.tsv",
         vocabulary=PLAN.vocabulary,
     output:
-        "results/split/folds.tsv",
+        "results/split/{protocol}/folds.tsv",
     log:
-        "logs/split/split.log",
+        "logs/split/{protocol}.log",
     benchmark:
-        "logs/split/split.tsv"
+        "logs/split/{protocol}.tsv"
     conda:
         "../../envs/imaging.yaml"
     params:
-        settings=settings("split"),
+        settings=PLAN.split_settings,
         code=code("split"),
     shell:
         "python -m lcm split --bei {input.bei:q} --output {output:q}" " --settings {params.settings:q} > {log:q} 2>&1"
