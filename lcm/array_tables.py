@@ -75,6 +75,8 @@ def connectome_schema(
     """Connectomes: `fc` is the upper triangle in `numpy.triu_indices(R, k=1)` order; NaN where a region is uncovered.
 
     A scan has a row a window: `window` counts from 0 and `window_start` is its first volume; a whole run is window 0.
+    `shrinkage` is Ledoit-Wolf's weight δ of the identity: (1 − δ) FC + δ I estimates the correlation of the kept series.
+    It is missing where `fc` is no correlation, and in tables of older versions.
     """
     import pyarrow as pa
 
@@ -85,6 +87,7 @@ def connectome_schema(
         "mean_fd_mm": pa.float64(),
         "window": pa.int32(),
         "window_start": pa.int32(),
+        "shrinkage": pa.float64(),
         "fc": pa.list_(pa.float32(), num_edges),
     }
     stated = {"denoise.strategy": strategy, "correlate.kind": kind, "correlate.fisher_z": fisher_z}

@@ -9,7 +9,7 @@ from lcm.cohort.vocabulary import read_vocabulary
 
 def bei_table(scans: list[dict[str, str | None]]) -> pd.DataFrame:
     """One row a scan: `cohort` and `id`, the BEIs observed, and `person` or `group` where more than the id ties them."""
-    beis = [name for name, variable in read_vocabulary().items() if variable.origin != "images"]
+    beis = list(read_vocabulary())
     rows = []
     for number, scan in enumerate(scans):
         person = scan.get("person") or f"{scan['cohort']}:{scan['id']}"

@@ -203,7 +203,7 @@ def _harmonize_cohort(
     table = scans[["dataset", "scan", "participant_id", "session_id"]].copy()
     table["cohort"], table["person_id"], table["group_id"] = cohort, f"{cohort}:" + keys, f"{cohort}:" + keys
     excluded = keys.isin(people.excluded if people is not None else frozenset())
-    names = [name for name, variable in read_vocabulary().items() if variable.origin != "images"]
+    names = list(read_vocabulary())
     place_N = _places(keys, sessions, people)
     for bei in names:
         if bei == STATE:

@@ -51,7 +51,7 @@ def count_labels(bei: pd.DataFrame) -> pd.DataFrame:
 def data_dictionary() -> dict[str, dict[str, object]]:
     """The JSON beside bei.tsv as BIDS asks for it: each column with what it means, its levels, unit and term."""
     entries: dict[str, dict[str, object]] = {name: {"Description": text} for name, text in _KEYS.items()}
-    columns = {name: variable for name, variable in read_vocabulary().items() if variable.origin != "images"}
+    columns = read_vocabulary()
     entries |= {name: _entry(name, variable) for name, variable in columns.items()}
     for name in columns:
         entries[f"{name}_source"] = {"Description": f"Where the cell of {name} comes from", "Levels": dict(_SOURCES)}

@@ -31,9 +31,8 @@ class Variable(Entry):
     )
     role: Literal["target", "covariate"]
     group: Literal["demographic", "state", "diagnosis", "acquisition"]
-    origin: Literal["table", "task", "images"] = Field(
-        default="table",
-        description="table: a phenotype table; task: the scan's task or events; images: measured, no column of bei.tsv",
+    origin: Literal["table", "task"] = Field(
+        default="table", description="table: a phenotype table; task: the scan's task or events"
     )
     definition: str
     term: str | None = Field(default=None, description="URL of the concept in an ontology")

@@ -57,6 +57,23 @@ def connectivity(
     return fc_RR[np.triu_indices(num_regions, k=1)]
 
 
+def shrinkage(series_TR: NDArray[np.floating]) -> float | None:
+    """Weight δ of the identity in Ledoit and Wolf's estimate (2004, J. Multivar. Anal. 88:365) of the correlation, 0 to 1.
+
+    The correlation C of the sample is the covariance of the z-scored series, so the estimate is (1 − δ) C + δ I. A region
+    that holds NaN is left out; None where no two regions are there, or one is constant.
+    """
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    present_R = ~np.isnan(series_TR).any(axis=0)
+    present_TP = np.asarray(series_TR[:, present_R], dtype=np.float64)
+    spread_P = present_TP.std(axis=0, ddof=0)
+    if present_TP.shape[1] < 2 or not (spread_P > 0).all():
+        return None
+    standard_TP = (present_TP - present_TP.mean(axis=0)) / spread_P
+    return float(ledoit_wolf_shrinkage(standard_TP, assume_centered=True, block_size=1000))
+
+
 def _measure(kind: str) -> Any:
     from nilearn.connectome import ConnectivityMeasure
     from sklearn.covariance import EmpiricalCovariance

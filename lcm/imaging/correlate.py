@@ -14,7 +14,14 @@ from lcm.array_tables import atlas_name, connectome_schema, fingerprint_of, regi
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
 from lcm.fingerprint import Fingerprint, of_stage
-from lcm.imaging.connectivity import TooShort, connectivity, read_reference, tangent_reference, write_reference
+from lcm.imaging.connectivity import (
+    TooShort,
+    connectivity,
+    read_reference,
+    shrinkage,
+    tangent_reference,
+    write_reference,
+)
 from lcm.imaging.series import SeriesError, covered, read_series
 from lcm.provenance import file_hash
 from lcm.tables import OK, SCANS, excluded, failed, read_arrow, read_tsv, write_arrow
@@ -149,13 +156,16 @@ def _rows(
     spans = windows(len(series_TR), settings.window_volumes, settings.window_tail)
     for number, span in enumerate(spans):
         dof = row.get("residual_dof")
+        kept_TR = series_TR[span][kept_T[span]]
         try:
             own_dof = None if dof is None else dof * kept_T[span].sum() / kept_T.sum()
-            fc = _window(series_TR[span][kept_T[span]], settings, reference_RR, own_dof)
+            fc = _window(kept_TR, settings, reference_RR, own_dof)
         except TooShort as error:
             reasons.append(str(error))
             continue
-        own = {"num_kept": int(kept_T[span].sum()), "window": number, "window_start": span.start}
+        own = {"num_kept": len(kept_TR), "window": number, "window_start": span.start}
+        if settings.kind == "correlation" and not settings.fisher_z:
+            own["shrinkage"] = shrinkage(kept_TR)
         found.append(copied | own | {"fc": fc.astype(np.float32)})
     if found:
         return found

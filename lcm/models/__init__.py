@@ -1,9 +1,10 @@
 """The table of architectures: what a model of config.yaml may be, without importing any of them.
 
 An *estimator* is fitted at once and needs no torch: a class with `fit(training, validation, num_levels, **size)`,
-`predict(edges_NE)` and `state`, a dict of numpy arrays. A *network* is trained by `lcm.training.loop`: a
-`torch.nn.Module` with `tokens`, `append_tokens`, `start_at`, `fit_edges`, `embedding_parameters`, `freeze_trunk`,
-`objective`, `read_out`, `choose_layers` and `attend` (see LargeConnectomeModel).
+`refit(everyone, num_levels)`, which keeps the choices made on validation scans, `predict(scans)` and `state`, a dict of
+numpy arrays (see labelled). A *network* is trained by `lcm.training.loop`: a `torch.nn.Module` with `tokens`,
+`append_tokens`, `start_at`, `fit_edges`, `embedding_parameters`, `freeze_trunk`, `objective`, `read_out`,
+`choose_layers`, `embed` and, where it has attention, `attend` (see token_network).
 A new row of the benchmark is one file here and one line of MODELS.
 """
 
@@ -13,15 +14,23 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+Group = Literal["reference", "confound", "linear", "kernel", "network"]
+"""What a row is for: to know nothing, to read no connectome, to be cheap, or to be worth its cost."""
+
 
 class Architecture(NamedTuple):
-    """How an architecture is trained, how its class is imported, and its named sizes."""
+    """How an architecture is trained, how its class is imported, its named sizes, and its place in a table."""
 
     kind: Literal["estimator", "network"]
     load: Callable[[], Any]
+    group: Group
+    label: str
+    """Its name in words."""
     sizes: Mapping[str, dict[str, int | float | str]] = {}
     continuous: bool = True
     """Whether it can answer about a continuous BEI; if not, such a task is `not run`."""
+    correlations: bool = False
+    """Whether it needs connectomes that are correlations; if so, a task on others is `not run`."""
 
 
 # One import statement each, not a dotted path: the code hash and the import law read the syntax tree.
@@ -29,6 +38,30 @@ def _majority() -> Any:
     from lcm.models.majority import Majority
 
     return Majority
+
+
+def _site() -> Any:
+    from lcm.models.confounds import Site
+
+    return Site
+
+
+def _motion() -> Any:
+    from lcm.models.confounds import Motion
+
+    return Motion
+
+
+def _age_sex() -> Any:
+    from lcm.models.confounds import AgeSex
+
+    return AgeSex
+
+
+def _all_confounds() -> Any:
+    from lcm.models.confounds import AllConfounds
+
+    return AllConfounds
 
 
 def _ridge() -> Any:
@@ -41,6 +74,36 @@ def _logistic() -> Any:
     from lcm.models.logistic import Logistic
 
     return Logistic
+
+
+def _pca_logistic() -> Any:
+    from lcm.models.pca_logistic import PcaLogistic
+
+    return PcaLogistic
+
+
+def _tangent() -> Any:
+    from lcm.models.tangent import Tangent
+
+    return Tangent
+
+
+def _svm_linear() -> Any:
+    from lcm.models.svm import LinearSvm
+
+    return LinearSvm
+
+
+def _svm_rbf() -> Any:
+    from lcm.models.svm import RbfSvm
+
+    return RbfSvm
+
+
+def _multilayer_perceptron() -> Any:
+    from lcm.models.multilayer_perceptron import MultilayerPerceptron
+
+    return MultilayerPerceptron
 
 
 def _large_connectome_model() -> Any:
@@ -57,11 +120,30 @@ LCM_SIZES: dict[str, dict[str, int | float | str]] = {
 }
 """A laptop's, and the LCM paper's three at width 2048: 294, 735 and 1,176 million parameters."""
 
+MLP_SIZES: dict[str, dict[str, int | float | str]] = {
+    "tiny": {"num_layers": 2, "width": 128, "reads": "edges", "edges": "standard"},
+    "small": {"num_layers": 8},
+    "mid": {"num_layers": 20},
+    "big": {"num_layers": 32},
+}
+"""A laptop's, and the LCM paper's three of Table 3: 303, 756 and 1,209 million parameters."""
+
 MODELS: dict[str, Architecture] = {
-    "majority": Architecture("estimator", _majority),
-    "ridge": Architecture("estimator", _ridge),
-    "logistic": Architecture("estimator", _logistic, continuous=False),
-    "lcm": Architecture("network", _large_connectome_model, LCM_SIZES),
+    "majority": Architecture("estimator", _majority, "reference", "majority"),
+    "site": Architecture("estimator", _site, "confound", "site only"),
+    "motion": Architecture("estimator", _motion, "confound", "motion only"),
+    "age-sex": Architecture("estimator", _age_sex, "confound", "age and sex only"),
+    "all-confounds": Architecture("estimator", _all_confounds, "confound", "site, motion, age and sex"),
+    "ridge": Architecture("estimator", _ridge, "linear", "ridge"),
+    "logistic": Architecture("estimator", _logistic, "linear", "logistic", continuous=False),
+    "pca-logistic": Architecture("estimator", _pca_logistic, "linear", "PCA + logistic", continuous=False),
+    "tangent": Architecture(
+        "estimator", _tangent, "linear", "tangent space + logistic", continuous=False, correlations=True
+    ),
+    "svm-linear": Architecture("estimator", _svm_linear, "kernel", "linear SVM"),
+    "svm-rbf": Architecture("estimator", _svm_rbf, "kernel", "RBF SVM"),
+    "mlp": Architecture("network", _multilayer_perceptron, "network", "MLP", MLP_SIZES),
+    "lcm": Architecture("network", _large_connectome_model, "network", "LCM", LCM_SIZES),
 }
 """Name in config.yaml → architecture."""
 

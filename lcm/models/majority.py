@@ -1,6 +1,6 @@
 """The row every benchmark needs: answers with the level shares of the training scans, whatever the connectome."""
 
-# Shapes: N scans, E edges (upper triangle), L levels (1 for a continuous target).
+# Shapes: N scans, L levels (1 for a continuous target).
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcm.models.labelled import Labelled
+from lcm.models.labelled import Labelled, Scans
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Majority:
         counts_L = np.bincount(training.target_N.astype(np.int64), minlength=num_levels)
         return cls({"answer": counts_L / counts_L.sum()})
 
-    def predict(self, edges_NE: np.ndarray) -> np.ndarray:
+    def refit(self, everyone: Labelled, num_levels: int) -> Majority:
+        """Count everyone's levels."""
+        return self.fit(everyone, everyone, num_levels)
+
+    def predict(self, scans: Scans) -> np.ndarray:
         """Scores (N, L): the same row for every scan."""
-        return np.repeat(self.state["answer"][None, :], len(edges_NE), axis=0)
+        return np.repeat(self.state["answer"][None, :], len(scans.edges_NE), axis=0)

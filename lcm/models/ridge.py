@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcm.models.labelled import Labelled
+from lcm.models.labelled import Labelled, Scans, check_labelled
+from lcm.models.ridge_path import Line, RidgePath
 from lcm.models.standardisation import standardisation, standardised
 
 PENALTIES = np.logspace(1, 7, 13)
@@ -32,38 +33,41 @@ class Ridge:
     @classmethod
     def fit(cls, training: Labelled, validation: Labelled, num_levels: int) -> Ridge:
         """Fit on training scans, choose penalty and sharpness on validation scans; `num_levels` 0 means continuous."""
-        if len(training.target_N) == 0 or len(validation.target_N) == 0:
-            raise ValueError(
-                f"ridge needs labelled training and validation scans, got {len(training.target_N)} and "
-                f"{len(validation.target_N)}: use fewer folds, or drop this task"
-            )
-        mean_E, scale_E = standardisation(training.edges_NE)
-        edges_NE = standardised(training.edges_NE, mean_E, scale_E)
-        coded_NL = _coded(training.target_N, num_levels)
-        validation_NE = standardised(validation.edges_NE, mean_E, scale_E)
-        fits = [_solve(edges_NE, coded_NL, penalty) for penalty in PENALTIES]
-        outputs = [validation_NE @ coefficient_EL + intercept_L for coefficient_EL, intercept_L in fits]
-        validation_NL = _coded(validation.target_N, num_levels)
-        best = int(np.argmin([np.mean((output_NL - validation_NL) ** 2) for output_NL in outputs]))
-        coefficient_EL, intercept_L = fits[best]
-        sharpness = _sharpness(outputs[best], validation.target_N) if num_levels else 0.0
-        return cls(
-            {
-                "mean_E": mean_E,
-                "scale_E": scale_E,
-                "coefficient_EL": coefficient_EL,
-                "intercept_L": intercept_L,
-                "penalty": np.array([PENALTIES[best]]),
-                "sharpness": np.array([sharpness]),
-            }
-        )
+        check_labelled("ridge", training, validation, num_levels)
+        mean_E, scale_E, path = _path(training, num_levels)
+        validation_NE = standardised(validation.scans.edges_NE, mean_E, scale_E)
+        line = path.best(PENALTIES, validation_NE, _coded(validation.target_N, num_levels))
+        sharpness = _sharpness(line.outputs(validation_NE), validation.target_N) if num_levels else 0.0
+        return cls(_state(mean_E, scale_E, line, sharpness))
 
-    def predict(self, edges_NE: np.ndarray) -> np.ndarray:
+    def refit(self, everyone: Labelled, num_levels: int) -> Ridge:
+        """The same penalty and sharpness; standardisation and coefficients by all these scans."""
+        mean_E, scale_E, path = _path(everyone, num_levels)
+        return type(self)(_state(mean_E, scale_E, path.at(self.state["penalty"][0]), float(self.state["sharpness"][0])))
+
+    def predict(self, scans: Scans) -> np.ndarray:
         """Scores (N, L): probabilities of the levels, or one column of values for a continuous target."""
-        standard_NE = standardised(edges_NE, self.state["mean_E"], self.state["scale_E"])
+        standard_NE = standardised(scans.edges_NE, self.state["mean_E"], self.state["scale_E"])
         output_NL = standard_NE @ self.state["coefficient_EL"] + self.state["intercept_L"]
         sharpness = float(self.state["sharpness"][0])
         return _softmax(sharpness * output_NL) if sharpness else output_NL
+
+
+def _path(training: Labelled, num_levels: int) -> tuple[np.ndarray, np.ndarray, RidgePath]:
+    mean_E, scale_E = standardisation(training.scans.edges_NE)
+    standard_NE = standardised(training.scans.edges_NE, mean_E, scale_E)
+    return mean_E, scale_E, RidgePath(standard_NE, _coded(training.target_N, num_levels))
+
+
+def _state(mean_E: np.ndarray, scale_E: np.ndarray, line: Line, sharpness: float) -> dict[str, np.ndarray]:
+    return {
+        "mean_E": mean_E,
+        "scale_E": scale_E,
+        "coefficient_EL": line.coefficient_FO,
+        "intercept_L": line.intercept_O,
+        "penalty": np.array([line.penalty]),
+        "sharpness": np.array([sharpness]),
+    }
 
 
 def _coded(target_N: np.ndarray, num_levels: int) -> np.ndarray:
@@ -71,16 +75,6 @@ def _coded(target_N: np.ndarray, num_levels: int) -> np.ndarray:
     if num_levels == 0:
         return target_N.astype(np.float64)[:, None]
     return np.eye(num_levels)[target_N.astype(np.int64)]
-
-
-def _solve(edges_NE: np.ndarray, coded_NL: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients (E, L) and intercepts (L,); with more edges than scans sklearn solves the N×N dual problem."""
-    from sklearn.linear_model import Ridge as SklearnRidge
-
-    fitted = SklearnRidge(alpha=float(penalty), fit_intercept=True, copy_X=True, solver="cholesky", positive=False)
-    fitted.fit(edges_NE, coded_NL)
-    coefficient_LE = np.atleast_2d(fitted.coef_)
-    return np.ascontiguousarray(coefficient_LE.T), np.atleast_1d(fitted.intercept_)
 
 
 def _sharpness(output_NL: np.ndarray, target_N: np.ndarray) -> float:

@@ -7,16 +7,19 @@ from __future__ import annotations
 import json
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from lcm.array_tables import atlas_name, fingerprint_of, region_names, square
+from lcm.combat import sites_of
 from lcm.fingerprint import Fingerprint
+from lcm.models.labelled import Scans
 from lcm.tables import BEI, FOLDS, MISSING, OK, SCAN_KEY, SCANS, TEST, TRAIN, VALIDATION, read_arrow, read_tsv
 
 if TYPE_CHECKING:
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROLES = (TRAIN, VALIDATION, TEST)
+
+MEASURED = ("shrinkage", "mean_fd_mm", "num_kept")
+"""Numbers that the table of connectomes has of every scan; NaN in one that does not know them, of an older version too."""
+
+Filters = Mapping[str, Sequence[str | float]]
+"""BEI → the levels that are asked, or [low, high] of a continuous one, both included."""
 
 
 class Tables(NamedTuple):
@@ -57,14 +66,56 @@ class Cohort:
     strategies: tuple[str, ...]
     preprocessing: tuple[Fingerprint, ...]
     """The distinct fingerprints of the files the scans lie in: a study pools datasets of several origins."""
+    measured: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Numbers of MEASURED, (N,) float64 each."""
 
     def keep(self, mask_N: np.ndarray) -> Cohort:
         """The scans where the mask is true."""
-        return replace(self, rows=self.rows[mask_N].reset_index(drop=True), edges_NE=self.edges_NE[mask_N])
+        return replace(
+            self,
+            rows=self.rows[mask_N].reset_index(drop=True),
+            edges_NE=self.edges_NE[mask_N],
+            measured={name: value_N[mask_N] for name, value_N in self.measured.items()},
+        )
+
+    @property
+    def covariates(self) -> dict[str, np.ndarray]:
+        """Observed covariates, (N,) each.
+
+        `site` (as ComBat has it) and `sex` are names, None where missing; `age`, `mean_fd_mm` and `num_kept` numbers, NaN
+        where missing. Mean FD is the phenotype table's `motion` where the images gave none.
+        """
+        fd_N, motion_N = self.measured["mean_fd_mm"], _numbers(self.rows, "motion")
+        return {
+            "site": sites_of(self.rows),
+            "sex": _observed(self.rows, "sex").to_numpy(dtype=object),
+            "age": _numbers(self.rows, "age"),
+            "mean_fd_mm": np.where(np.isfinite(fd_N), fd_N, motion_N),
+            "num_kept": self.measured["num_kept"],
+        }
 
     def of_role(self, role: str) -> Cohort:
         """The scans of the people who have that role in the fold."""
         return self.keep((self.rows["role"] == role).to_numpy())
+
+
+def scans_of(cohort: Cohort) -> Scans:
+    """What an estimator may know of these scans."""
+    return Scans(cohort.edges_NE, cohort.measured["shrinkage"], cohort.covariates)
+
+
+def _observed(rows: pd.DataFrame, name: str) -> pd.Series:
+    """Cells of a BEI that somebody wrote down, None elsewhere and where the study has no such column."""
+    if name not in rows:
+        return pd.Series([None] * len(rows), dtype=object)
+    known = rows[name].notna()
+    if f"{name}_source" in rows:
+        known &= rows[f"{name}_source"] == "observed"
+    return rows[name].astype(object).where(known, None)
+
+
+def _numbers(rows: pd.DataFrame, name: str) -> np.ndarray:
+    return pd.to_numeric(_observed(rows, name), errors="coerce").to_numpy(dtype=np.float64)
 
 
 def add_model_flags(parser: ArgumentParser) -> None:
@@ -89,13 +140,19 @@ def tables_of(options: Namespace) -> Tables:
 
 
 def read_cohort(
-    tables: Tables, *, fold: int, roles: Sequence[str], cohorts: Sequence[str] = (), datasets: Sequence[str] = ()
+    tables: Tables,
+    *,
+    fold: int,
+    roles: Sequence[str],
+    cohorts: Sequence[str] = (),
+    datasets: Sequence[str] = (),
+    filters: Filters = MappingProxyType({}),
 ) -> Cohort:
     """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` or `datasets` empty means all.
 
-    Rows of other people are left out before their connectome or label is read; it is the caller who knows how few are
-    too few. Raises ValueError for a person with two roles, an unknown fold, role, cohort or dataset, or region names
-    that differ between files.
+    A scan whose cell of a filtered BEI is missing is left out. Rows of other people are left out before their
+    connectome or label is read; it is the caller who knows how few are too few. Raises ValueError for a person with two
+    roles, an unknown fold, role, cohort, dataset or BEI, or region names that differ between files.
     """
     unknown = sorted(set(roles) - set(ROLES))
     if unknown:
@@ -110,12 +167,26 @@ def read_cohort(
     rows = rows.assign(role=rows["person_id"].map(role_of))
     rows = rows[rows["role"].isin(roles)]
     rows = rows[rows["cohort"].isin(cohorts or rows["cohort"]) & rows["dataset"].isin(datasets or rows["dataset"])]
+    for name, kept in filters.items():
+        rows = rows[_passes(rows, name, kept)]
     cohort = _join_connectomes(rows, tables)
     log.info(
         "fold %d, %s: %d people, %d scans with a connectome of %d in the BEI table",
         fold, "+".join(roles), cohort.rows["person_id"].nunique(), len(cohort.rows), len(rows),
     )  # fmt: skip
     return cohort
+
+
+def _passes(rows: pd.DataFrame, name: str, wanted: Sequence[str | float]) -> pd.Series:
+    """Which rows a filter keeps; two numbers are a range, names are levels."""
+    if name not in rows:
+        raise ValueError(f"filter: the BEI table has no column '{name}'; take names of lcm/cohort/vocabulary.yaml")
+    numbers = [value for value in wanted if not isinstance(value, str)]
+    if not numbers:
+        return rows[name].isin(list(wanted))
+    if len(wanted) != 2 or len(numbers) != 2:
+        raise ValueError(f"filter: {name} is {list(wanted)}; give levels, or [low, high] of a continuous BEI")
+    return pd.to_numeric(rows[name], errors="coerce").between(*numbers, inclusive="both")
 
 
 def people_of_role(path: Path, fold: int, role: str) -> list[str]:
@@ -159,7 +230,10 @@ def join_connectomes(rows: pd.DataFrame, scans: pd.DataFrame, connectomes: Path)
     strategies = tuple(sorted({names.strategy for names in used}))
     fingerprints = {json.dumps(names.fingerprint, sort_keys=True): names.fingerprint for names in used}
     edges_NE = np.concatenate([nobody_0E, *(part.edges_NE for part in parts)])
-    return Cohort(joined, edges_NE, reference.atlas, reference.regions, strategies, tuple(fingerprints.values()))
+    measured = {name: np.concatenate([np.empty(0), *(part.measured[name] for part in parts)]) for name in MEASURED}
+    return Cohort(
+        joined, edges_NE, reference.atlas, reference.regions, strategies, tuple(fingerprints.values()), measured
+    )
 
 
 class _Names(NamedTuple):
@@ -171,6 +245,7 @@ class _Names(NamedTuple):
 
 class _Batch(NamedTuple):
     edges_NE: np.ndarray
+    measured: dict[str, np.ndarray]
     names: _Names
 
 
@@ -198,7 +273,15 @@ def _read_batch(path: Path, members: pd.DataFrame) -> tuple[list[Hashable], _Bat
     # The type is said because Arrow cannot tell it from an empty list, and takes nothing then.
     wanted = pa.array([position for scan in members["scan"] for position in places.get(scan, ())], pa.int64())
     edges = table["fc"].take(wanted).combine_chunks().flatten()
-    return present, _Batch(np.array(edges, dtype=np.float32).reshape(len(present), num_edges), names)
+    measured = {name: _measured(table, name, wanted) for name in MEASURED}
+    return present, _Batch(np.array(edges, dtype=np.float32).reshape(len(present), num_edges), measured, names)
+
+
+def _measured(table: pa.Table, name: str, wanted: pa.Array) -> np.ndarray:
+    if name not in table.column_names:
+        return np.full(len(wanted), np.nan)
+    cells = table[name].take(wanted).to_pylist()
+    return np.array([np.nan if cell is None else cell for cell in cells], dtype=np.float64)
 
 
 def _num_edges(regions: Sequence[str]) -> int:

@@ -57,6 +57,7 @@ def write_connectomes(path: Path, scans: list[str], edges_NE: np.ndarray, region
         "coverage": [[1.0] * len(regions)] * len(scans),
         "window": [scans[:i].count(scan) for i, scan in enumerate(scans)],
         "window_start": [0] * len(scans),
+        "shrinkage": [None] * len(scans),
         "fc": list(edges_NE.astype(np.float32)),
     }
     write_arrow(pa.Table.from_pydict(columns, schema=schema), path)

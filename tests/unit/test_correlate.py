@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.covariance import LedoitWolf
 
 from lcm.array_tables import denoised_schema
 from lcm.config import Correlate
-from lcm.imaging.connectivity import connectivity
+from lcm.imaging.connectivity import connectivity, shrinkage
 from lcm.imaging.correlate import main, windows
 from lcm.tables import read_arrow, write_arrow
 
@@ -129,3 +130,33 @@ def test_the_degrees_of_freedom_of_a_run_are_shared_among_its_windows(tmp_path: 
     ):
         table = _correlate(tmp_path, [_row("sub-1", np.ones(120, bool)) | {"residual_dof": dof}], settings)
         assert set(table["outcome"].to_pylist()) == {outcome}
+
+
+def test_shrinkage_is_ledoit_and_wolfs_of_the_kept_standardised_series_of_each_window(tmp_path: Path):
+    kept = np.ones(120, dtype=bool)
+    kept[70:80] = False
+    row = _row("sub-1", kept)
+    # Uncorrelated noise would be shrunk to the identity whole.
+    row["series"] = (np.reshape(row["series"], (120, 3)) @ [[1, 1, 0], [0, 1, 1], [0, 0, 1]]).ravel()
+    table = _correlate(tmp_path, [row], Correlate(window_volumes=60))
+    series_TR = np.array(row["series"], dtype=np.float32).reshape(120, 3).astype(float)
+    for window, volumes in enumerate((np.arange(60), np.r_[60:70, 80:120])):
+        part_TR = series_TR[volumes]
+        expected = LedoitWolf().fit((part_TR - part_TR.mean(axis=0)) / part_TR.std(axis=0)).shrinkage_
+        assert table["shrinkage"][window].as_py() == pytest.approx(expected, rel=1e-9)
+        assert 0 < expected < 1
+
+
+def test_shrinkage_leaves_an_uncovered_region_out_and_is_unknown_where_nothing_varies(tmp_path: Path):
+    series_TR = np.random.default_rng(0).standard_normal((60, 4))
+    gappy_TR = series_TR.copy()
+    gappy_TR[:, 2] = np.nan
+    assert shrinkage(gappy_TR) == pytest.approx(shrinkage(series_TR[:, [0, 1, 3]]))
+    assert shrinkage(series_TR * [1, 1, 0, 1]) is None
+    assert shrinkage(series_TR[:, :1]) is None
+
+
+@pytest.mark.parametrize("settings", [Correlate(fisher_z=True), Correlate(kind="covariance")], ids=["z", "covariance"])
+def test_only_correlations_have_a_shrinkage(tmp_path: Path, settings: Correlate):
+    table = _correlate(tmp_path, [_row("sub-1", np.ones(60, bool)), _row("sub-2", np.arange(60) < 5)], settings)
+    assert table["shrinkage"].to_pylist() == [None, None]

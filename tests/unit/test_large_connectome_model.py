@@ -9,15 +9,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.training import PlainDecoder
-from lcm.models.large_connectome_model import (
-    Attention,
-    CrossAttention,
-    LargeConnectomeModel,
-    Target,
-    TwoStageLoss,
-    cheaper_form,
-    token_names,
-)
+from lcm.models.large_connectome_model import Attention, CrossAttention, LargeConnectomeModel, cheaper_form
+from lcm.models.token_network import Target, TwoStageLoss, token_names
 
 TOKENS = (*token_names("task", ("a", "b", "c", "d")), "sex=female", "sex=male", "age")
 
@@ -378,3 +371,24 @@ def test_half_precision_does_not_round_probabilities_to_the_step_of_the_start():
 def test_a_width_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="num_heads"):
         tiny(width=18)
+
+
+def test_the_embedding_is_the_mean_over_tokens_of_what_the_head_reads():
+    network = tiny().eval()
+    embedded_BD = network.embed(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(3)))
+    logits_LBP = network(torch.randn(3, 6, 6, generator=torch.Generator().manual_seed(3)))
+    assert embedded_BD.shape == (3, network.head.in_features)
+    # The head is linear: the mean of the last layer's logits is its answer to the mean stream.
+    torch.testing.assert_close(network.head(embedded_BD)[:, 0], logits_LBP[-1].mean(dim=1))
+
+
+def test_a_confusion_counts_known_scans_by_the_read_out():
+    loss, logits_LBP, batch = two_layer_example()
+    # Read out: scan 0 (truth 0) as 0 by 3 > 1, scan 1 (truth 1) as 1 by 5 > 4.
+    torch.testing.assert_close(loss.confuse(logits_LBP, batch)["sex"], torch.eye(2, dtype=torch.float64))
+    batch["label:sex"] = torch.tensor([1.0, 1.0])
+    expected = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(loss.confuse(logits_LBP, batch)["sex"], expected)
+    batch["weight:sex"] = torch.tensor([0.0, 1.0])
+    assert loss.confuse(logits_LBP, batch)["sex"].tolist() == [[0.0, 0.0], [0.0, 1.0]]
+    assert set(loss.confuse(logits_LBP, batch)) == {"sex"}

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lcm.config import Training
-from lcm.models.large_connectome_model import LargeConnectomeModel, Target, token_names
+from lcm.models.large_connectome_model import LargeConnectomeModel
+from lcm.models.token_network import Target, token_names
 from lcm.training.examples import InMemory
 from lcm.training.loop import State, seed_everything, train
 

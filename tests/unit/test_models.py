@@ -14,13 +14,15 @@ def test_every_name_loads_a_class_of_its_kind():
     for name, entry in MODELS.items():
         loaded = architecture(name).load()
         needed = (
-            ("fit", "predict") if entry.kind == "estimator" else ("forward", "objective", "read_out", "append_tokens")
+            ("fit", "refit", "predict")
+            if entry.kind == "estimator"
+            else ("forward", "objective", "read_out", "append_tokens", "embed")
         )
         assert all(callable(getattr(loaded, method)) for method in needed)
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'rigde'.*majority, ridge, logistic, lcm"):
+    with pytest.raises(ValueError, match=r"'rigde'.*majority, site, .*ridge, .*lcm"):
         architecture("rigde")
 
 
@@ -35,3 +37,17 @@ def test_a_size_an_architecture_does_not_take_is_named():
 def test_reading_the_table_imports_no_architecture():
     program = "import sys, lcm.models; sys.exit(any(name in sys.modules for name in ('torch', 'sklearn', 'numpy')))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_every_row_has_words_of_its_own_and_a_place():
+    labels = [entry.label for entry in MODELS.values()]
+    assert len(set(labels)) == len(labels)
+    groups = {entry.group for entry in MODELS.values()}
+    assert groups == {"reference", "confound", "linear", "kernel", "network"}
+    assert all((entry.group == "network") == (entry.kind == "network") for entry in MODELS.values())
+
+
+def test_a_named_size_is_one_that_the_architecture_takes():
+    for name, entry in MODELS.items():
+        for size in entry.sizes:
+            assert check_size(name, size)

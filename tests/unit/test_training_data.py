@@ -6,11 +6,12 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from lcm.array_tables import square
 from lcm.tables import BEI, FOLDS, SCANS, excluded, read_arrow, read_tsv, write_arrow, write_tsv
-from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, tables_of
+from lcm.training.data import is_continuous, labels_of, levels_of, read_cohort, scans_of, tables_of
 from tests.unit.conftest import write_connectomes
 
 
@@ -121,8 +122,6 @@ def test_a_scan_that_is_not_ok_is_left_out(study):
     rows = table.to_pylist()
     gone = rows[-1]["scan"]
     rows[-1] |= {"outcome": excluded("too short"), "fc": None, "coverage": None}
-    import pyarrow as pa
-
     write_arrow(pa.Table.from_pylist(rows, schema=table.schema), path)
     cohort = cohort_of(study, "train")
     assert len(cohort.rows) == len(cohort.edges_NE) == 27
@@ -204,3 +203,83 @@ def test_age_is_continuous_and_sex_is_not(study):
     np.testing.assert_allclose(labels_of(cohort, "age", ()).value_N, cohort.rows["age"].astype(float), rtol=1e-6)
     with pytest.raises(ValueError, match="shoe_size"):
         labels_of(cohort, "shoe_size", ())
+
+
+def set_measured(path, **columns):
+    """The FC table of one file with other cells in some columns."""
+    table = read_arrow(path)
+    for name, cells in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(cells, table.schema.field(name).type))
+    write_arrow(table, path)
+
+
+def test_every_scan_stands_beside_what_was_measured_of_it(study):
+    path = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    scans = read_arrow(path)["scan"].to_pylist()
+    numbers = [float(scan[4:6]) for scan in scans]
+    set_measured(path, mean_fd_mm=numbers, shrinkage=[number / 100 for number in numbers], num_kept=range(len(scans)))
+    cohort = cohort_of(study, "train", "validation", "test")
+    inside_N = cohort.rows["scan"].isin(scans).to_numpy()
+    number_N = cohort.rows["scan"].str[4:6].astype(float).to_numpy()
+    np.testing.assert_array_equal(cohort.covariates["mean_fd_mm"][inside_N], number_N[inside_N])
+    assert np.isnan(cohort.covariates["mean_fd_mm"][~inside_N]).all()
+    asked = scans_of(cohort.keep(inside_N))
+    np.testing.assert_allclose(asked.shrinkage_N, number_N[inside_N] / 100)
+    np.testing.assert_array_equal(asked.covariates["num_kept"][np.argsort(number_N[inside_N])], range(len(scans)))
+    np.testing.assert_array_equal(asked.edges_NE, cohort.edges_NE[inside_N])
+
+
+def test_a_table_of_an_older_version_knows_no_shrinkage(study):
+    path = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    write_arrow(read_arrow(path).drop_columns(["shrinkage"]), path)
+    assert np.isnan(scans_of(cohort_of(study, "train")).shrinkage_N).all()
+
+
+def test_covariates_are_what_somebody_observed(study):
+    path = study.folder / "bei.tsv"
+    bei = read_tsv(path, BEI).astype({"site": object})
+    bei.loc[bei["dataset"] == "AAA", "site"] = "north"
+    bei.loc[0, ["sex", "sex_source"]] = ["male", "pseudo"]
+    bei.loc[1, ["age", "age_source"]] = [None, "missing"]
+    write_tsv(bei, path, BEI)
+    cohort = cohort_of(study, "train", "validation", "test")
+    found = {name: dict(zip(cohort.rows["scan"], cells, strict=True)) for name, cells in cohort.covariates.items()}
+    assert set(found["site"].values()) == {"aaa:north", "bbb"}
+    assert found["sex"]["sub-00_task-rest"] is None
+    assert {cell for cell in found["sex"].values() if cell is not None} == {"female", "male"}
+    assert np.isnan(found["age"]["sub-01_task-rest"])
+    assert found["age"]["sub-02_task-rest"] == float(study.people["age"][2])
+    assert set(found["num_kept"].values()) == {90.0}
+
+
+def test_the_phenotype_tables_motion_stands_in_where_the_images_gave_none(study):
+    path = study.folder / "bei.tsv"
+    bei = read_tsv(path, BEI)
+    write_tsv(bei.assign(motion="0.25", motion_source="observed"), path, BEI)
+    table = study.folder / "correlate" / "AAA" / "batch-1.arrow"
+    scans = read_arrow(table)["scan"].to_pylist()
+    set_measured(table, mean_fd_mm=[0.1] * len(scans))
+    cohort = cohort_of(study, "train", "validation", "test")
+    inside_N = cohort.rows["scan"].isin(scans).to_numpy()
+    np.testing.assert_array_equal(cohort.covariates["mean_fd_mm"], np.where(inside_N, 0.1, 0.25))
+
+
+def test_a_filter_keeps_levels_and_ranges_and_drops_what_is_missing(study):
+    options = tables_of(study.flags())
+
+    def filtered(**filters):
+        return read_cohort(options, fold=0, roles=("train", "validation", "test"), filters=filters).rows
+
+    assert set(filtered(sex=["male"])["sex"]) == {"male"}
+    assert len(filtered(sex=["male"])) == (study.people["sex"] == "male").sum()
+    ages_N = study.people["age"].astype(float)
+    kept = filtered(age=[30, 45.0])["age"].astype(float)
+    assert len(kept) == ages_N.between(30, 45).sum()
+    assert kept.between(30, 45).all()
+    assert set(filtered(autism=["autism", "control"])["dataset"]) == {"BBB"}
+    assert set(filtered(autism=["autism"], age=[0, 40])["autism"]) == {"autism"}
+    with pytest.raises(ValueError, match="no column 'shoe_size'"):
+        filtered(shoe_size=[40, 45])
+    with pytest.raises(ValueError, match=r"\[low, high\] of a continuous"):
+        filtered(age=[30])
