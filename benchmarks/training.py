@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from lcm.config import Training
-from lcm.models.large_connectome_model import LargeConnectomeModel, Target, token_names
+from lcm.models.large_connectome_model import LargeConnectomeModel
+from lcm.models.token_network import Target, token_names
 from lcm.training.examples import InMemory
 from lcm.training.loop import train
 

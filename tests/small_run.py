@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from lcm.config import Training
-from lcm.models.large_connectome_model import LargeConnectomeModel, Target
+from lcm.models.large_connectome_model import LargeConnectomeModel
+from lcm.models.token_network import Target
 from lcm.training.checkpoint import Run
 from lcm.training.devices import Devices
 from lcm.training.loop import InMemory, seed_everything, train

@@ -40,6 +40,12 @@ class Devices:
         self.barrier()
 
     @property
+    def name(self) -> str:
+        """What a device of this kind is called."""
+        device = self.fabric.device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    @property
     def first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0

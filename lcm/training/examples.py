@@ -28,6 +28,9 @@ class Objective(Protocol):
     def validate(self, outputs: Outputs, batch: dict[str, Tensor]) -> Sums:
         """Sums over a validation batch, on one scale in every epoch."""
 
+    def confuse(self, outputs: Outputs, batch: dict[str, Tensor]) -> Sums:
+        """Term with levels → how often each level (row) was answered with each (column), (K, K) float64."""
+
     def covers(self, columns: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Which examples each term covers, bool (N,)."""
 

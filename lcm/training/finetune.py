@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lcm.config import Finetune, Model, Task
-from lcm.models import architecture, check_size
-from lcm.models.labelled import Labelled
+from lcm.models import architecture
 from lcm.provenance import code_hash
 from lcm.tables import TRAIN, VALIDATION
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
-from lcm.training.data import Cohort, add_model_flags, labels_of, read_cohort, tables_of
+from lcm.training.data import Cohort, add_model_flags, labels_of, tables_of
+from lcm.training.estimators import Fitted, fit_estimator, validation_threshold
 from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
-from lcm.training.start import Start, begin_network, check_fold, correct_as, read_start, united
+from lcm.training.start import Start, begin_network, check_fold, correct_as, read_learners, read_start, united
 from lcm.training.weights import Manifest, Unanswerable, learned_from, save_bundle, save_refusal, summary
+
+if TYPE_CHECKING:
+    from lcm.models.large_connectome_model import LargeConnectomeModel
 
 log = logging.getLogger(__name__)
 
@@ -39,17 +43,21 @@ def methods(settings: Finetune) -> str:
     """One sentence for a paper's methods section."""
     share = "" if settings.train_share == 1 else f"{settings.train_share:.0%} of "
     again = " Pretrained weights kept pretraining's estimates." if settings.combat else ""
+    refit = (
+        " Then each was fitted again, so, on training and validation people together." if _fits_again(settings) else ""
+    )
     frozen = "; of pretrained networks only tokens and head learned" if settings.trunk == "freeze" else ""
     best = "that did best on the fold's validation people"
-    chosen = (
-        f"kept the epoch, and linear models the penalty, {best}"
-        if settings.keep == "best"
-        else f"kept the last epoch, and linear models the penalty {best}"
-    )
+    chosen = {
+        "best": f"kept the epoch, and other models the penalty, {best}",
+        "last": f"kept the last epoch, and other models the penalty {best}",
+        "best-on-test": "kept the epoch with the highest weighted F1, and other models the penalty with the lowest loss, on "
+        "the people who were tested, as the LCM authors did, so that every score is optimistic",
+    }[settings.keep]
     return (
         f"Models were fitted for each task on {share}the training people of a fold; networks (AdamW, learning rate "
         f"{settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of {settings.batch_size}, at most "
-        f"{settings.max_epochs} epochs) {chosen}{frozen}." + combat_methods(settings.combat) + again
+        f"{settings.max_epochs} epochs) {chosen}{frozen}.{refit}" + combat_methods(settings.combat) + again
     )
 
 
@@ -61,28 +69,26 @@ def main(options: Namespace) -> int | None:
     check_start(options.model, model, options.weights)
     check_covariates(settings.combat, (task.target,), "finetune")
     tables = tables_of(options)
-    cohort = read_cohort(
-        tables, fold=options.fold, roles=(TRAIN, VALIDATION), cohorts=task.cohorts, datasets=task.datasets
-    )
+    cohort = read_learners(tables, options.fold, settings, task)
+    identity = {"stage": "finetune", "model": model.model_dump(mode="json"), "code": code_hash("finetune")}
+    run, start = run_of(options, identity), None
     try:
         check_continuous(model, task)
-        cohort = answerable(cohort, task)
+        cohort = few_shot(answerable(cohort, task), task, share=settings.train_share, seed=settings.seed)
+        if options.weights is not None:
+            start = read_start(options.weights, cohort, model, settings, {task.target: task.levels})
+            check_fold(options.weights, start, tables, options.fold, settings)
+        check_as_pretrained(settings, task, start)
+        # Weights go on with the connectivity that they learned from, whichever sites this task's people come from.
+        cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, (task.target,))
+        if architecture(model.architecture).kind == "estimator":
+            fitted: Fitted | None = fit_estimator(model, task, cohort, refit=_fits_again(settings))
+        else:
+            fitted = fit_network(model, task, cohort, settings, start, run)
     except Unanswerable as reason:
         log.warning("nothing to fit: %s", reason)
         save_refusal(options.output, f"fold {options.fold}: {reason}")
         return None
-    cohort = few_shot(cohort, task, share=settings.train_share, seed=settings.seed)
-    start = None
-    if options.weights is not None:
-        start = read_start(options.weights, cohort, model, settings, {task.target: task.levels})
-        check_fold(options.weights, start, tables, options.fold)
-    # Weights go on with the connectivity that they learned from, whichever sites this task's people come from.
-    cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, (task.target,))
-    if architecture(model.architecture).kind == "estimator":
-        fitted: Fitted | None = fit_estimator(model, task, cohort)
-    else:
-        identity = {"stage": "finetune", "model": model.model_dump(mode="json"), "code": code_hash("finetune")}
-        fitted = fit_network(model, task, cohort, settings, start, run_of(options, identity))
     if fitted is None:
         return 0
     manifest = Manifest(
@@ -91,14 +97,15 @@ def main(options: Namespace) -> int | None:
         model=model,
         fold=options.fold,
         task=task,
-        **learned_from(cohort),
+        **learned_from(cohort, refit=_fits_again(settings)),
         **(start.inherited({task.target: task.levels}) if start else {}),
         settings=settings.model_dump(mode="json"),
         combat_sites=combat_sites,
         **fitted.manifest,
     )
     save_bundle(options.output, fitted.arrays | estimates, manifest)
-    remove_checkpoint(options.checkpoint)
+    remove_checkpoint(run.checkpoint)
+    remove_checkpoint(_second(run).checkpoint)
     return None
 
 
@@ -114,6 +121,12 @@ def check_continuous(model: Model, task: Task) -> None:
     """Unanswerable where the architecture tells levels apart and the task's BEI is continuous."""
     if not task.levels and not architecture(model.architecture).continuous:
         raise Unanswerable(f"{model.architecture} tells levels apart, and {task.target} is continuous")
+
+
+def check_as_pretrained(settings: Finetune, task: Task, start: Start | None) -> None:
+    """Unanswerable where weights are to answer as they are and have not learned the question."""
+    if settings.max_epochs == 0 and (start is None or task.target not in start.bundle.vocabulary):
+        raise Unanswerable(f"max_epochs is 0, and the weights have not learned {task.target}")
 
 
 def answerable(cohort: Cohort, task: Task) -> Cohort:
@@ -147,42 +160,57 @@ def few_shot(cohort: Cohort, task: Task, *, share: float, seed: int) -> Cohort:
     return cohort.keep(stays.to_numpy())
 
 
-class Fitted(NamedTuple):
-    """What was fitted: arrays of the bundle, and its own fields of the manifest."""
-
-    arrays: dict[str, np.ndarray]
-    manifest: dict[str, Any]
-
-
-def fit_estimator(model: Model, task: Task, cohort: Cohort) -> Fitted:
-    """An estimator on the training people, its penalty chosen on the validation people."""
-    size = check_size(model.architecture, model.size)
-    training, validation = (
-        Labelled(part.edges_NE, labels_of(part, task.target, task.levels).value_N)
-        for part in (cohort.of_role(TRAIN), cohort.of_role(VALIDATION))
-    )
-    fitted = architecture(model.architecture).load().fit(training, validation, len(task.levels), **size)
-    return Fitted(fitted.state, {"vocabulary": {task.target: task.levels}})
-
-
 def fit_network(
     model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None, run: Run
 ) -> Fitted | None:
-    """A network after its best epoch; None in a process that helped another to train it."""
-    from lcm.models.large_connectome_model import Target
-    from lcm.training.networks import arrays_of, train_on
+    """A network after its best epoch, or fitted once more with the validation people; None in a process that helped.
 
-    check_size(model.architecture, model.size)
-    vocabulary = {task.target: task.levels}
-    network = begin_network(model, cohort, vocabulary, start, seed=settings.seed)
+    The threshold of two levels is chosen by the validation people before they teach.
+    """
+    from lcm.models.token_network import Target
+    from lcm.training.devices import Devices
+    from lcm.training.networks import arrays_of, num_parameters, scores_of, train_on
+
+    devices, target = Devices(settings), Target(task.target, task.levels)
+    training, validation = cohort.of_role(TRAIN), cohort.of_role(VALIDATION)
+    network = _begin(model, task, training, settings, start)
+    results: dict[str, float] = {"epochs": 0}
+    if settings.max_epochs:
+        state = train_on(training, validation, network, [target], settings, pseudo_weight=0.0, run=run, devices=devices)
+        results = summary(state.history, state.best_epoch)
+    results |= validation_threshold(validation, task, scores_of(network, validation.edges_NE, target, settings))
+    if _fits_again(settings):
+        everybody = replace(cohort, rows=cohort.rows.assign(role=TRAIN))
+        network = _begin(model, task, everybody, settings, start)
+        again = settings.model_copy(update={"keep": "last", "max_epochs": int(results["best_epoch"])})
+        # The loop wants people to judge by; with `keep: last` it decides nothing by them.
+        state = train_on(
+            everybody, validation, network, [target], again, pseudo_weight=0.0, run=_second(run), devices=devices
+        )
+        results["seconds"] += summary(state.history, state.best_epoch)["seconds"]
+    if not devices.first:
+        return None
+    results["num_parameters"] = num_parameters(network)
+    vocabulary = united(start, {task.target: task.levels})
+    own = {"vocabulary": vocabulary, "tokens": network.tokens, "results": results, "device": devices.name}
+    return Fitted(arrays_of(network), own)
+
+
+def _begin(model: Model, task: Task, learners: Cohort, settings: Finetune, start: Start | None) -> LargeConnectomeModel:
+    """The network before its first step."""
+    network = begin_network(model, learners, {task.target: task.levels}, start, seed=settings.seed)
     if start is not None and settings.trunk == "freeze":
         network.freeze_trunk()
-    state = train_on(cohort, network, [Target(task.target, task.levels)], settings, pseudo_weight=0.0, run=run)
-    if not state.first_process:
-        return None
-    own = {
-        "vocabulary": united(start, vocabulary),
-        "tokens": network.tokens,
-        "results": summary(state.history, state.best_epoch),
-    }
-    return Fitted(arrays_of(network), own)
+    return network
+
+
+def _fits_again(settings: Finetune) -> bool:
+    """Whether validation people teach in the end; few-shot learning keeps to its share."""
+    return settings.refit and settings.max_epochs > 0 and settings.train_share == 1
+
+
+def _second(run: Run) -> Run:
+    """Where the fit on training and validation people leaves its traces: beside those of the first."""
+    folder = run.checkpoint.with_name(f"{run.checkpoint.name}-refit") if run.checkpoint else None
+    log_folder = run.log_folder / "refit" if run.log_folder else None
+    return replace(run, checkpoint=folder, log_folder=log_folder, identity={**run.identity, "refit": True})

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,14 +12,15 @@ import numpy as np
 from lcm.config import Combat
 from lcm.models import architecture
 from lcm.tables import MISSING
-from lcm.training.data import Cohort
+from lcm.training.data import Cohort, scans_of
 from lcm.training.site_correction import correct_like, weights_alone
-from lcm.training.weights import Manifest, hash_person, load_bundle
+from lcm.training.weights import Manifest, hash_person
 
 if TYPE_CHECKING:
     import torch
 
-    from lcm.models.large_connectome_model import LargeConnectomeModel, Stages
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.models.token_network import Stages
 
 BATCH = 128
 """Connectomes a pass: with attention kept, 32 layers of 27 tokens over 116 regions take 50 MB."""
@@ -30,7 +30,7 @@ Questions = Mapping[str, tuple[str, ...]]
 
 
 class Answer(NamedTuple):
-    """What a bundle says about one BEI; an estimator has neither layers nor attention."""
+    """What a bundle says about one BEI; an estimator, or a network without attention, has neither layers nor attention."""
 
     levels: tuple[str, ...]
     scores_NK: np.ndarray
@@ -39,26 +39,6 @@ class Answer(NamedTuple):
     """The layer, from 1, that each level's score came from; None for a continuous BEI, which is read from all layers."""
     attention_NKR: np.ndarray | None = None
     """Share of each region in the token's attention, mean over heads, at that layer; a continuous BEI's over all layers."""
-
-
-def predict(folder: Path, cohort: Cohort, *, allow: Collection[str] = ()) -> np.ndarray:
-    """Scores of every scan of a cohort by a finetune bundle, float64.
-
-    Returns (N, K) probabilities in the order of the task's levels, or (N, 1) values for a continuous target. Raises
-    ValueError for a bundle without a task and, unless `allow` names the difference (`load_bundle`; "people"), where the
-    bundle does not fit these connectomes or fitting, choosing the epoch or pretraining has seen one of their people.
-    """
-    manifest, arrays = load_bundle(folder, cohort, allow=allow)
-    if manifest.task is None:
-        raise ValueError(f"{folder}: a bundle of pretrain answers no task; give one of finetune")
-    if "people" not in allow:
-        seen_N = was_seen(manifest, cohort.rows["person_id"])
-        if seen_N.any():
-            raise ValueError(
-                f"{folder}: {cohort.rows['person_id'][seen_N].nunique()} of the people asked for were seen in training; "
-                "ask for the test role"
-            )
-    return ask(manifest, arrays, cohort)[manifest.task.target].scores_NK
 
 
 def questions_of(manifest: Manifest) -> dict[str, tuple[str, ...]]:
@@ -77,19 +57,18 @@ def was_seen(manifest: Manifest, person_ids: Collection[str]) -> np.ndarray:
 def ask(
     manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort, *, attend: bool = False
 ) -> dict[str, Answer]:
-    """The bundle's answer to each of its questions; layers and attention only where `attend` and it is a network.
+    """The bundle's answer to each of its questions; layers and attention only where `attend` and its network has them.
 
     Site effects leave the connectomes by the bundle's own ComBat estimates, where it has some.
     """
     questions = questions_of(manifest)
-    if manifest.settings.get("combat") is not None:
-        cohort = correct_like(cohort, arrays, Combat.model_validate(manifest.settings["combat"]), tuple(questions))
+    cohort = _corrected(manifest, arrays, cohort)
     weights = weights_alone(arrays)
     loaded = architecture(manifest.model.architecture)
     if loaded.kind == "network":
         return _ask_network(manifest, weights, cohort.edges_NE, questions, attend=attend)
     ((target, levels),) = questions.items()
-    return {target: Answer(levels, np.asarray(loaded.load()(weights).predict(cohort.edges_NE), dtype=np.float64))}
+    return {target: Answer(levels, np.asarray(loaded.load()(weights).predict(scans_of(cohort)), dtype=np.float64))}
 
 
 def _ask_network(
@@ -97,19 +76,13 @@ def _ask_network(
 ) -> dict[str, Answer]:
     import torch
 
-    from lcm.training.networks import build_network, connectomes, load_arrays
-
-    network = build_network(manifest.resolved_model, len(manifest.regions), manifest.tokens, seed=0)
-    load_arrays(network, weights)
-    on_cpu = manifest.settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
-    device = torch.device("cpu" if on_cpu else "cuda")
-    network.to(device).eval()
+    network = _network_of(manifest, weights)
     stages = manifest.settings.get("stages", "both")
     parts: list[dict[str, Answer]] = []
     with torch.inference_mode():
-        for part_BE in np.array_split(edges_NE, max(1, -(-len(edges_NE) // BATCH))):
-            fc_BRR = connectomes(part_BE, len(manifest.regions)).to(device)
-            logits_LBP, shares_LBPR = network.attend(fc_BRR) if attend else (network(fc_BRR), None)
+        for fc_BRR in _batches(manifest, edges_NE, network):
+            looks = attend and hasattr(network, "attend")
+            logits_LBP, shares_LBPR = network.attend(fc_BRR) if looks else (network(fc_BRR), None)
             parts.append(
                 {
                     name: _answer(network, logits_LBP, shares_LBPR, name, levels, stages)
@@ -117,6 +90,52 @@ def _ask_network(
                 }
             )
     return {name: _joined([part[name] for part in parts]) for name in questions}
+
+
+def _network_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> LargeConnectomeModel:
+    """The bundle's network, ready to answer on the device that the bundle was made for, where there is one."""
+    import torch
+
+    from lcm.training.networks import build_network, load_arrays
+
+    network = build_network(manifest.resolved_model, len(manifest.regions), manifest.tokens, seed=0)
+    load_arrays(network, weights)
+    on_cpu = manifest.settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
+    return network.to(torch.device("cpu" if on_cpu else "cuda")).eval()
+
+
+def _batches(manifest: Manifest, edges_NE: np.ndarray, network: LargeConnectomeModel) -> Iterator[torch.Tensor]:
+    """FC matrices of BATCH connectomes each, where the network is."""
+    from lcm.training.networks import connectomes
+
+    device = next(network.parameters()).device
+    for part_BE in np.array_split(edges_NE, max(1, -(-len(edges_NE) // BATCH))):
+        yield connectomes(part_BE, len(manifest.regions)).to(device)
+
+
+def embed(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) -> np.ndarray:
+    """A network bundle's embedding of every scan, (N, D) float32; site effects leave as they do in `ask`.
+
+    Raises ValueError for an estimator, which has none.
+    """
+    import torch
+
+    if architecture(manifest.model.architecture).kind != "network":
+        raise ValueError(f"architecture '{manifest.model.architecture}' has no embedding; only networks have")
+    cohort = _corrected(manifest, arrays, cohort)
+    network = _network_of(manifest, weights_alone(arrays))
+    with torch.inference_mode():
+        parts = [network.embed(fc_BRR).float().cpu().numpy() for fc_BRR in _batches(manifest, cohort.edges_NE, network)]
+    return np.concatenate(parts)
+
+
+def _corrected(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) -> Cohort:
+    """The cohort without the site effects that the bundle's own ComBat estimates tell, where it has some."""
+    if manifest.settings.get("combat") is None:
+        return cohort
+    return correct_like(
+        cohort, arrays, Combat.model_validate(manifest.settings["combat"]), tuple(questions_of(manifest))
+    )
 
 
 def _answer(
@@ -128,7 +147,7 @@ def _answer(
     stages: Stages,
 ) -> Answer:
     """One BEI's answer for one batch."""
-    from lcm.models.large_connectome_model import token_names
+    from lcm.models.token_network import token_names
 
     scores_BK = network.read_out(logits_LBP, name, levels, stages).double().cpu().numpy()
     if shares_LBPR is None:

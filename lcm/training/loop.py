@@ -72,6 +72,7 @@ def train(
     validation: Examples,
     settings: Training,
     run: Run | None = None,
+    devices: Devices | None = None,
 ) -> State:
     """Train until `max_epochs`, or until `patience` epochs brought no lower validation loss.
 
@@ -82,7 +83,8 @@ def train(
     On a CPU the same seed and starting weights give the same bits, whether the run was killed in between or not.
     """
     run = run or Run()
-    devices = Devices(settings)
+    # One process joins the others once, however often it trains.
+    devices = devices or Devices(settings)
     identity: dict[str, Any] = {}
     if run.checkpoint:
         identity = {
@@ -239,10 +241,17 @@ class _Loop:
         """Loss of each term over all validation examples: sums are pooled before they are divided."""
         self.module.eval()
         sums_T = torch.zeros(len(self.judging.terms), device=self.fabric.device)
+        confusions: dict[str, Tensor] = {}
         for index_B in self.judging.split(torch.arange(len(self.judging.examples), device=self.fabric.device)):
             batch = self.judging.examples.batch(self.devices.share(index_B))
-            terms = self.objective.validate(self.module(batch["inputs"]), batch)
+            outputs = self.module(batch["inputs"])
+            terms = self.objective.validate(outputs, batch)
             sums_T += torch.stack([terms[name] for name in self.judging.terms])
+            if self.settings.keep == "best-on-test":
+                for name, counts_KK in self.objective.confuse(outputs, batch).items():
+                    confusions[name] = confusions[name] + counts_KK if name in confusions else counts_KK
+        if confusions:
+            return {name: 1 - weighted_f1(self.devices.sum(counts)) for name, counts in confusions.items()}
         return self.judging.losses(self.devices.sum(sums_T))
 
     def _keep(self, loss: float) -> None:
@@ -254,6 +263,13 @@ class _Loop:
             state.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         elif last or not state.best_weights:
             raise ValueError(f"epoch {state.epoch}: the validation loss is {loss}; check the validation labels")
+
+
+def weighted_f1(confusion_KK: Tensor) -> float:
+    """F1 of every level weighted by its scans (rows: truth, columns: answers), as scikit-learn's `average="weighted"`."""
+    hits_K, truth_K, said_K = confusion_KK.diagonal(), confusion_KK.sum(dim=1), confusion_KK.sum(dim=0)
+    f1_K = 2 * hits_K / (truth_K + said_K).clamp(min=1)
+    return float((f1_K * truth_K).sum() / truth_K.sum().clamp(min=1))
 
 
 def _seed(*place: int) -> int:

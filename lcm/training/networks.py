@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ import torch
 from lcm.array_tables import square
 from lcm.config import Model, Training
 from lcm.models import architecture, check_size
-from lcm.models.large_connectome_model import Target
-from lcm.tables import TRAIN, VALIDATION
+from lcm.models.token_network import Target
+from lcm.tables import TRAIN
 from lcm.training.checkpoint import Run
 from lcm.training.data import Cohort, labels_of
+from lcm.training.devices import Devices
 from lcm.training.loop import InMemory, State, seed_everything, train
 from lcm.training.weights import Vocabulary
+
+SCORED_TOGETHER = 128
+"""Connectomes a pass without gradients."""
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
@@ -30,25 +35,27 @@ def build_network(model: Model, num_regions: int, tokens: Sequence[str], *, seed
 
 
 def train_on(
-    cohort: Cohort,
+    training: Cohort,
+    validation: Cohort,
     network: LargeConnectomeModel,
     targets: Sequence[Target],
     settings: Training,
     *,
     pseudo_weight: float,
     run: Run | None = None,
+    devices: Devices | None = None,
 ) -> State:
-    """Train on the cohort's `train` people and leave the network at its best epoch for the `validation` people.
+    """Train on some people and leave the network at its best epoch for others.
 
     Pseudo labels teach with that weight and judge no epoch. Raises what `lcm.training.loop.train` does.
     """
     vocabulary = {target.name: target.levels for target in targets}
-    training, validation = (
-        examples(cohort.of_role(role), vocabulary, pseudo_weight=weight, half=settings.precision == "bf16-mixed")
-        for role, weight in ((TRAIN, pseudo_weight), (VALIDATION, 0.0))
+    learning, judging = (
+        examples(cohort, vocabulary, pseudo_weight=weight, half=settings.precision == "bf16-mixed")
+        for cohort, weight in ((training, pseudo_weight), (validation, 0.0))
     )
     objective = network.objective(targets, settings.first_stage_epochs, settings.stages)
-    return train(network, objective, training, validation, settings, run)
+    return train(network, objective, learning, judging, settings, run, devices)
 
 
 def start_at_mean(network: LargeConnectomeModel, cohort: Cohort, vocabulary: Vocabulary) -> None:
@@ -74,6 +81,27 @@ def examples(cohort: Cohort, vocabulary: Vocabulary, *, pseudo_weight: float = 0
         columns[f"label:{name}"] = torch.from_numpy(labels.value_N)
         columns[f"weight:{name}"] = torch.from_numpy(labels.weight_N)
     return InMemory(columns)
+
+
+def scores_of(network: LargeConnectomeModel, edges_NE: np.ndarray, target: Target, settings: Training) -> np.ndarray:
+    """What the network says of each scan: (N, K) probabilities of the levels, or (N, 1) values; float64."""
+    on_cpu = settings.accelerator == "cpu" or not torch.cuda.is_available()
+    device = torch.device("cpu" if on_cpu else "cuda")
+    network.to(device).eval()
+    num_regions = math.isqrt(2 * edges_NE.shape[1]) + 1
+    parts = []
+    with torch.inference_mode():
+        for part_BE in np.array_split(edges_NE, max(1, -(-len(edges_NE) // SCORED_TOGETHER))):
+            logits_LBP = network(connectomes(part_BE, num_regions).to(device))
+            read_BK = network.read_out(logits_LBP, target.name, target.levels, settings.stages)
+            parts.append(read_BK.double().cpu().numpy())
+    network.to("cpu")
+    return np.concatenate(parts)
+
+
+def num_parameters(network: torch.nn.Module) -> int:
+    """How many numbers the network learns or has learned."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def arrays_of(network: torch.nn.Module) -> dict[str, np.ndarray]:

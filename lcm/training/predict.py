@@ -20,19 +20,11 @@ import pandas as pd
 from lcm.array_tables import attention_schema
 from lcm.config import Predict
 from lcm.glass_brain import centres_of, draw, in_words
-from lcm.tables import (
-    ATTENTION,
-    OK,
-    PEOPLE_ANSWERED,
-    SCAN_KEY,
-    SCANS_ANSWERED,
-    with_answers,
-    write_arrow,
-    write_atomically,
-    write_tsv,
-)
+from lcm.result_tables import ATTENTION, PEOPLE_ANSWERED, SCANS_ANSWERED, with_answers
+from lcm.tables import OK, SCAN_KEY, write_arrow, write_atomically, write_tsv
 from lcm.training.inference import Answer, Questions, ask, questions_of
 from lcm.training.new_scans import NOT_ASKED, Asked, read_scans
+from lcm.training.units import mean_of_units, most_frequent
 from lcm.training.weights import Manifest, Unanswerable, load_bundle
 
 if TYPE_CHECKING:
@@ -153,7 +145,7 @@ def answers_of_units(answers: Mapping[str, Answer], unit_N: NDArray[np.object_])
     code_N, units = pd.factorize(unit_N)
     columns: dict[str, NDArray] = {"num_connectomes": np.bincount(code_N, minlength=len(units))}
     for name, answer in answers.items():
-        scores_UK = _mean(answer.scores_NK, code_N, len(units))
+        scores_UK = mean_of_units(answer.scores_NK, code_N, len(units))
         if not answer.levels:
             columns[name] = scores_UK[:, 0]
             continue
@@ -161,23 +153,9 @@ def answers_of_units(answers: Mapping[str, Answer], unit_N: NDArray[np.object_])
         columns[name] = np.array(answer.levels, dtype=object)[best_U]
         if answer.layers_NK is not None:
             layer_N = answer.layers_NK[np.arange(len(code_N)), best_U[code_N]]
-            columns[f"{name}_layer"] = _most_frequent(layer_N, code_N, len(units))
+            columns[f"{name}_layer"] = most_frequent(layer_N, code_N, len(units))
         columns |= {f"{name}={level}": scores_UK[:, k] for k, level in enumerate(answer.levels)}
     return pd.DataFrame(columns, index=units)
-
-
-def _mean(values_NX: NDArray, code_N: NDArray, num_units: int) -> NDArray[np.float64]:
-    """Mean of the rows of each unit."""
-    sums_UX = np.zeros((num_units, *values_NX.shape[1:]))
-    np.add.at(sums_UX, code_N, values_NX)
-    count_U = np.bincount(code_N, minlength=num_units)
-    return sums_UX / count_U.reshape(-1, *[1] * (values_NX.ndim - 1))
-
-
-def _most_frequent(layer_N: NDArray, code_N: NDArray, num_units: int) -> NDArray[np.int64]:
-    counts_UL = np.zeros((num_units, int(layer_N.max()) + 1), dtype=np.int64)
-    np.add.at(counts_UL, (code_N, layer_N), 1)
-    return counts_UL.argmax(axis=1)
 
 
 # ── attention ───────────────────────────────────────────────────────────────────────────────────
@@ -192,7 +170,7 @@ def shares_of_people(asked: Asked, answers: Mapping[str, Answer]) -> Shares:
     shares: Shares = {}
     for name, answer in answers.items():
         if answer.attention_NKR is not None:
-            shares_UKR = _mean(answer.attention_NKR, code_N, len(people))
+            shares_UKR = mean_of_units(answer.attention_NKR, code_N, len(people))
             shares |= {(name, level): shares_UKR[:, k] for k, level in enumerate(answer.levels or (None,))}
     return shares
 
@@ -220,7 +198,7 @@ def _write_shares(shares: Shares, asked: Asked, output: Path) -> None:
 
 def _write_figures(shares: Shares, asked: Asked, atlas: str, folder: Path) -> None:
     """A glass brain a token, and beside it the same in words; none where nobody knows where the regions are."""
-    from lcm.models.large_connectome_model import token_names
+    from lcm.models.token_network import token_names
 
     folder.mkdir(parents=True, exist_ok=True)
     for stale in (*folder.glob("attention_*.png"), *folder.glob("attention_*.txt")):

@@ -13,14 +13,15 @@ from lcm.models import architecture, check_size
 from lcm.provenance import code_hash
 from lcm.tables import MISSING, TRAIN, VALIDATION
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
-from lcm.training.data import Cohort, add_model_flags, is_continuous, labels_of, levels_of, read_cohort, tables_of
+from lcm.training.data import Cohort, add_model_flags, is_continuous, labels_of, levels_of, tables_of
 from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
-from lcm.training.start import begin_network, check_fold, correct_as, read_start, united
+from lcm.training.start import begin_network, check_fold, correct_as, read_learners, read_start, united
 from lcm.training.weights import Manifest, learned_from, save_bundle, summary
 
 if TYPE_CHECKING:
     from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.training.devices import Devices
     from lcm.training.loop import State
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,11 @@ def arguments(parser: ArgumentParser) -> None:
 def methods(settings: Pretrain) -> str:
     """One sentence for a paper's methods section."""
     begun = " from the weights of another bundle" if settings.init_from else ""
-    kept = "the epoch with the lowest validation loss" if settings.keep == "best" else "the last epoch"
+    kept = {
+        "best": "the epoch with the lowest validation loss",
+        "last": "the last epoch",
+        "best-on-test": "the epoch with the highest weighted F1 on the people who are tested later",
+    }[settings.keep]
     return (
         f"A network was pretrained{begun} on {', '.join(settings.targets)} of the training people of each fold (AdamW, "
         f"learning rate {settings.learning_rate:g}, weight decay {settings.weight_decay:g}, batches of "
@@ -52,21 +57,23 @@ def main(options: Namespace) -> int | None:
     check_model(options.model, model)
     check_covariates(settings.combat, settings.targets, "pretrain")
     tables = tables_of(options)
-    cohort = read_cohort(tables, fold=options.fold, roles=(TRAIN, VALIDATION))
+    cohort = read_learners(tables, options.fold, settings)
     begun_from = Path(settings.init_from) if settings.init_from else None
     vocabulary = find_vocabulary(cohort.of_role(TRAIN), settings)
     start = read_start(begun_from, cohort, model, settings, vocabulary) if begun_from else None
     if begun_from and start:
-        check_fold(begun_from, start, tables, options.fold)
+        check_fold(begun_from, start, tables, options.fold, settings)
     cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, settings.targets)
     network = begin_network(model, cohort, vocabulary, start, seed=settings.seed)
     identity = {"stage": "pretrain", "model": model.model_dump(mode="json"), "code": code_hash("pretrain")}
     run = run_of(options, identity)
-    state = learn(network, cohort, vocabulary, settings, run)
+    from lcm.training.devices import Devices
+    from lcm.training.networks import arrays_of, num_parameters
+
+    devices = Devices(settings)
+    state = learn(network, cohort, vocabulary, settings, run, devices)
     if not state.first_process:
         return 0
-    from lcm.training.networks import arrays_of
-
     manifest = Manifest(
         stage="pretrain",
         name=options.model,
@@ -78,7 +85,8 @@ def main(options: Namespace) -> int | None:
         **(start.inherited(vocabulary) if start else {}),
         settings=settings.model_dump(mode="json"),
         combat_sites=combat_sites,
-        results=summary(state.history, state.best_epoch),
+        results=summary(state.history, state.best_epoch) | {"num_parameters": num_parameters(network)},
+        device=devices.name,
     )
     save_bundle(options.output, arrays_of(network) | estimates, manifest)
     remove_checkpoint(options.checkpoint)
@@ -95,14 +103,20 @@ def check_model(name: str, model: Model) -> None:
 
 
 def learn(
-    network: LargeConnectomeModel, cohort: Cohort, vocabulary: dict[str, tuple[str, ...]], settings: Pretrain, run: Run
+    network: LargeConnectomeModel,
+    cohort: Cohort,
+    vocabulary: dict[str, tuple[str, ...]],
+    settings: Pretrain,
+    run: Run,
+    devices: Devices,
 ) -> State:
     """Train the network and leave it at its best epoch."""
-    from lcm.models.large_connectome_model import Target
+    from lcm.models.token_network import Target
     from lcm.training.networks import train_on
 
     targets = [Target(name, levels, settings.loss_weights.get(name, 1.0)) for name, levels in vocabulary.items()]
-    return train_on(cohort, network, targets, settings, pseudo_weight=settings.pseudo_weight, run=run)
+    sides = cohort.of_role(TRAIN), cohort.of_role(VALIDATION)
+    return train_on(*sides, network, targets, settings, pseudo_weight=settings.pseudo_weight, run=run, devices=devices)
 
 
 def find_vocabulary(training: Cohort, settings: Pretrain) -> dict[str, tuple[str, ...]]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from lcm.config import Combat, Model, Training
+from lcm.config import Combat, Model, Task, Training
 from lcm.models import check_size
-from lcm.tables import TEST, TRAIN
-from lcm.training.data import Cohort, Tables, people_of_role
+from lcm.tables import TEST, TRAIN, VALIDATION
+from lcm.training.data import Cohort, Tables, people_of_role, read_cohort
 from lcm.training.site_correction import Corrected, correct, correct_like, estimates_alone, weights_alone
 from lcm.training.weights import Manifest, Vocabulary, hash_people, load_bundle
 
@@ -58,10 +59,28 @@ def read_start(folder: Path, cohort: Cohort, model: Model, settings: Training, v
     return start
 
 
-def check_fold(folder: Path, start: Start, tables: Tables, fold: int) -> None:
+def read_learners(tables: Tables, fold: int, settings: Training, task: Task | None = None) -> Cohort:
+    """The people whom a fold's weights are fitted on, and by whom the epoch is chosen, as the role `validation`.
+
+    Those are the fold's validation people; under `keep: best-on-test` the people who are tested, as in the LCM authors'
+    program (no paper says so; their trainval.py and finetune_lbnm.py do), which is why such rows are marked.
+    """
+    by_test = settings.keep == "best-on-test"
+    roles = TRAIN, TEST if by_test else VALIDATION
+    if task is None:
+        cohort = read_cohort(tables, fold=fold, roles=roles)
+    else:
+        cohort = read_cohort(
+            tables, fold=fold, roles=roles, cohorts=task.cohorts, datasets=task.datasets, filters=task.filter
+        )
+    return replace(cohort, rows=cohort.rows.assign(role=cohort.rows["role"].replace(TEST, VALIDATION)))
+
+
+def check_fold(folder: Path, start: Start, tables: Tables, fold: int, settings: Training) -> None:
     """Raise ValueError when the weights are of finetune, or have seen someone whom this fold tests.
 
-    Which fold they were of is not asked: a bundle of another study has folds of its own.
+    Under `keep: best-on-test` the tested people may have chosen the epoch of these weights, but not taught them. Which
+    fold they were of is not asked: a bundle of another study has folds of its own.
     """
     bundle = start.bundle
     if bundle.stage == "finetune":
@@ -69,7 +88,10 @@ def check_fold(folder: Path, start: Start, tables: Tables, fold: int) -> None:
             f"{folder}: weights of finetune on fold {bundle.fold}; start from a bundle of pretrain or import-weights"
         )
     tested = set(hash_people(people_of_role(tables.folds, fold, TEST)))
-    shared = len(tested & set(start.people))
+    seen = set(start.people)
+    if settings.keep == "best-on-test":
+        seen -= set(bundle.validation_people)
+    shared = len(tested & seen)
     if shared:
         raise ValueError(
             f"{folder}: weights of {bundle.stage} on fold {bundle.fold}, which have seen {shared} of the {len(tested)} people "
@@ -91,7 +113,7 @@ def begin_network(
     model: Model, cohort: Cohort, vocabulary: Vocabulary, start: Start | None, *, seed: int
 ) -> LargeConnectomeModel:
     """A network with a token for every level of `vocabulary`: a bundle's keep their weights, unseen ones are appended."""
-    from lcm.models.large_connectome_model import token_names
+    from lcm.models.token_network import token_names
     from lcm.training.networks import build_network, load_arrays, start_at_mean
 
     wanted = [token for name, levels in vocabulary.items() for token in token_names(name, levels)]

@@ -75,6 +75,6 @@ def read_vocabulary_file(path: Path) -> Vocabulary:
 
 
 def _spelt(vocabulary: Vocabulary) -> list[str]:
-    from lcm.models.large_connectome_model import token_names
+    from lcm.models.token_network import token_names
 
     return [token for name, levels in vocabulary.items() for token in token_names(name, levels)]

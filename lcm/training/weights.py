@@ -92,12 +92,20 @@ class Manifest(Settings):
         default_factory=dict, description="site corrected by ComBat → training people behind its estimates"
     )
     results: dict[str, float] = Field(
-        default_factory=dict, description="network: epochs run, the best one, its training and validation loss"
+        default_factory=dict,
+        description="network: epochs run, the best one, its training and validation loss, parameters, seconds and "
+        "milliseconds a scan; of two levels: the threshold that validation people chose",
     )
+    device: str = Field(default="", description="network: what it was trained on")
     code: str = Field(default="", description="hash of the code behind the stage; filled in by save_bundle")
     versions: dict[str, str] = Field(default_factory=dict, description="of Python and libraries; by save_bundle")
     weights_sha256: str = Field(default="", description="SHA-256 of weights.safetensors; by save_bundle")
     manifest_sha256: str = Field(default="", description="SHA-256 of all the fields above; by save_bundle")
+
+    @property
+    def select(self) -> Literal["validation", "test"]:
+        """Who chose the epoch, or the penalty."""
+        return "test" if self.settings.get("keep") == "best-on-test" else "validation"
 
     @property
     def resolved_model(self) -> Model:
@@ -115,23 +123,30 @@ def hash_people(person_ids: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted({hash_person(person_id) for person_id in person_ids}))
 
 
-def learned_from(cohort: Cohort) -> dict[str, Any]:
-    """What a manifest says of the scans behind its weights, by field."""
+def learned_from(cohort: Cohort, *, refit: bool = False) -> dict[str, Any]:
+    """What a manifest says of the scans behind its weights, by field; `refit`: validation people taught in the end, too."""
+    chosen_by = cohort.of_role(VALIDATION).rows["person_id"]
+    taught = cohort.rows["person_id"] if refit else cohort.of_role(TRAIN).rows["person_id"]
     return {
         "atlas": cohort.atlas,
         "regions": cohort.regions,
         "strategies": cohort.strategies,
         "preprocessing": cohort.preprocessing,
-        "training_people": hash_people(cohort.of_role(TRAIN).rows["person_id"]),
-        "validation_people": hash_people(cohort.of_role(VALIDATION).rows["person_id"]),
+        "training_people": hash_people(taught),
+        "validation_people": hash_people(chosen_by),
     }
 
 
 def summary(history: Sequence[Mapping[str, float]], best_epoch: int) -> dict[str, float]:
-    """A manifest's `results`: how long a network learned and how good its best epoch (from 1) was."""
+    """A manifest's `results`: how long a network learned, how fast, and how good its best epoch (from 1) was."""
     best = history[best_epoch - 1]
     losses = {name: best[name] for name in ("training_loss", "validation_loss")}
-    return {"epochs": len(history), "best_epoch": best_epoch} | losses
+    seconds_per_scan = [1 / row["samples_per_s"] for row in history]
+    speed = {
+        "seconds": sum(row["seconds"] for row in history),
+        "ms_per_scan": 1000 * sum(seconds_per_scan) / len(seconds_per_scan),
+    }
+    return {"epochs": len(history), "best_epoch": best_epoch} | losses | speed
 
 
 def save_bundle(folder: Path, weights: Mapping[str, np.ndarray], manifest: Manifest) -> None:

@@ -14,12 +14,12 @@ from lcm.__main__ import main
 from lcm.array_tables import fingerprint_of
 from lcm.atlas import load_atlas
 from lcm.config import Preprocess, Task
-from lcm.evaluation.evaluate import predict_test_people
+from lcm.evaluation.fold_answers import Asked, ask_fold
 from lcm.fingerprint import Fingerprint
 from lcm.imaging.connectivity import write_reference
 from lcm.tables import RUNS, SCANS, read_arrow, write_arrow, write_tsv
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.inference import predict
+from tests.asking import scores_of
 
 STRATEGY = "lcm/imaging/confounds/9P.yaml"
 
@@ -176,9 +176,10 @@ def test_weights_refuse_connectomes_made_otherwise_and_a_studys_own_evaluation_w
     tables = tables_of(study.flags())
     own, other = (read_cohort(tables, fold=0, roles=("test",), cohorts=(name,)) for name in ("aaa", "bbb"))
     said = "correlate.fisher_z: the weights learned from False, these connectomes have True"
-    predict(study.folder / "weights/fold-0", own)
+    scores_of(study.folder / "weights/fold-0", own)
     with pytest.raises(ValueError, match=said):
-        predict(study.folder / "weights/fold-0", other)
+        scores_of(study.folder / "weights/fold-0", other)
     caplog.clear()
-    assert len(predict_test_people(tables, Task.model_validate(sex), study.folder / "weights")) == len(study.people)
+    row = Asked(tables, Task.model_validate(sex), "validation", study.folder / "weights", None, decodes=False)
+    assert sum(len(ask_fold(row, fold).predictions) for fold in range(3)) == len(study.people)
     assert sum(said in record.getMessage() for record in caplog.records) == 3

@@ -16,6 +16,7 @@ from lcm.training.data import read_cohort, tables_of
 from lcm.training.import_weights import Sizes, backbone_shapes, head_shapes, read_tensors
 from lcm.training.token_meaning import PUBLISHED, token_meaning
 from lcm.training.weights import Manifest, load_bundle, read_manifest
+from tests.asking import scores_of
 from tests.unit.conftest import REGIONS
 from tests.unit.test_weights import no_scans
 
@@ -305,8 +306,6 @@ def test_weights_of_another_number_of_regions_or_heads_are_refused(tmp_path, cap
 
 
 def test_finetuning_goes_on_from_imported_weights_and_says_that_they_may_have_seen_anybody(study, run_stage, caplog):
-    from lcm.training.inference import predict
-
     (study.folder / "atlas-tiny_dseg.tsv").write_text(
         "index\tname\n" + "".join(f"{number}\t{name}\n" for number, name in enumerate(REGIONS, start=1))
     )
@@ -321,7 +320,7 @@ def test_finetuning_goes_on_from_imported_weights_and_says_that_they_may_have_se
     assert manifest.tokens == read_manifest(weights).tokens
     assert "is not known" in caplog.text
     test_people = read_cohort(tables_of(study.flags()), fold=0, roles=("test",))
-    np.testing.assert_allclose(predict(folder, test_people).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(scores_of(folder, test_people).sum(axis=1), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x02X\x01\x00\x00\x00\xff."])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lcm.config import Training
-from lcm.models.large_connectome_model import LargeConnectomeModel, Target
+from lcm.models.large_connectome_model import LargeConnectomeModel
+from lcm.models.token_network import Target
 from lcm.training.loop import InMemory, State, seed_everything, train
 
 LEVELS = ("no", "yes")

@@ -8,7 +8,8 @@ import torch
 
 from lcm.config import Model, Training
 from lcm.models import MODELS
-from lcm.models.large_connectome_model import Target
+from lcm.models.token_network import Target
+from lcm.tables import TRAIN, VALIDATION
 from lcm.training import networks
 from lcm.training.checkpoint import Run
 from lcm.training.data import read_cohort, tables_of
@@ -72,7 +73,9 @@ def test_pseudo_labels_teach_and_do_not_judge(study, monkeypatch, precision, hel
     settings = Training(precision=precision, stages="last_layer", first_stage_epochs=3)
     run = Run(identity={"code": "abc"})
     target = Target("autism", ("control", "autism"))
-    networks.train_on(cohort, network, [target], settings, pseudo_weight=0.25, run=run)
+    networks.train_on(
+        cohort.of_role(TRAIN), cohort.of_role(VALIDATION), network, [target], settings, pseudo_weight=0.25, run=run
+    )
     training, validation = asked[2].columns, asked[3].columns
     assert sorted(set(training["weight:autism"].tolist())) == [0.25, 1.0]
     assert sorted(set(validation["weight:autism"].tolist())) == [0.0, 1.0]

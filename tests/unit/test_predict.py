@@ -14,19 +14,10 @@ from safetensors.numpy import load_file
 
 from lcm.array_tables import region_names, square
 from lcm.config import Combat, Model, Predict, Task
-from lcm.models.large_connectome_model import LargeConnectomeModel, token_names
-from lcm.tables import (
-    ATTENTION,
-    BEI,
-    PEOPLE_ANSWERED,
-    SCANS,
-    SCANS_ANSWERED,
-    read_arrow,
-    read_tsv,
-    with_answers,
-    write_arrow,
-    write_tsv,
-)
+from lcm.models.large_connectome_model import LargeConnectomeModel
+from lcm.models.token_network import token_names
+from lcm.result_tables import ATTENTION, PEOPLE_ANSWERED, SCANS_ANSWERED, with_answers
+from lcm.tables import BEI, SCANS, read_arrow, read_tsv, write_arrow, write_tsv
 from lcm.training.data import read_cohort, tables_of
 from lcm.training.inference import Answer
 from lcm.training.networks import arrays_of

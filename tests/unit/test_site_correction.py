@@ -15,13 +15,15 @@ from safetensors.numpy import load_file
 from lcm.combat import FittedCombat, sites_of
 from lcm.config import Combat, Evaluate, Finetune, Pretrain, read_study
 from lcm.evaluation.evaluate import main as evaluate
+from lcm.models.labelled import Scans
 from lcm.models.ridge import Ridge
-from lcm.tables import BEI, FOLDS, SCORES, read_arrow, read_tsv, write_tsv
+from lcm.result_tables import SCORES
+from lcm.tables import BEI, FOLDS, read_arrow, read_tsv, write_tsv
 from lcm.training import finetune, pretrain
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.inference import predict
 from lcm.training.site_correction import PREFIX, correct, weights_alone
 from lcm.training.weights import WEIGHTS, read_manifest
+from tests.asking import scores_of
 
 SEX = {"target": "sex", "levels": ["female", "male"]}
 RIDGE = {"architecture": "ridge"}
@@ -79,7 +81,11 @@ def auroc(study, run_stage, settings: dict) -> float:
     run_stage("finetune", "finetune/fold-0", settings, model=RIDGE, task=SEX)
     output = study.folder / "evaluate"
     options = study.flags(
+        protocol="honest",
+        select="validation",
         model="ridge",
+        model_definition=json.dumps(RIDGE),
+        pretrained=None,
         task="question",
         definition=json.dumps(SEX),
         weights=study.folder / "finetune",
@@ -87,8 +93,8 @@ def auroc(study, run_stage, settings: dict) -> float:
         settings=Evaluate(num_bootstraps=100),
     )
     evaluate(options)
-    scores = read_tsv(output / "scores.tsv", SCORES).set_index(["cohort", "metric"])
-    return float(scores.loc[("all", "auroc"), "value"])
+    scores = read_tsv(output / "scores.tsv", SCORES).set_index(["subset", "cohort", "metric"])
+    return float(scores.loc[("all", "all", "auroc"), "value"])
 
 
 def test_combat_gives_back_the_auroc_that_a_confounded_site_took(confounded, run_stage):
@@ -140,11 +146,11 @@ def test_whatever_other_people_are_the_estimates_stay_bit_by_bit(confounded, run
 def test_the_sex_of_test_people_never_enters_even_where_it_is_a_covariate(confounded, run_stage):
     settings = {"combat": {"covariates": ["age", "sex"], "allow_target": True, "min_people": 3}}
     folder = run_stage("finetune", "out", settings, model=RIDGE, task=SEX)
-    before = predict(folder, of_role(confounded, "test"))
+    before = scores_of(folder, of_role(confounded, "test"))
     path = confounded.folder / "bei.tsv"
     bei = read_tsv(path, BEI)
     write_tsv(bei.assign(sex=bei["sex"].map({"female": "male", "male": "female"})), path, BEI)
-    np.testing.assert_array_equal(predict(folder, of_role(confounded, "test")), before)
+    np.testing.assert_array_equal(scores_of(folder, of_role(confounded, "test")), before)
 
 
 def test_test_people_are_corrected_by_the_bundles_own_estimates(confounded, run_stage):
@@ -153,8 +159,10 @@ def test_test_people_are_corrected_by_the_bundles_own_estimates(confounded, run_
     fitted = FittedCombat.from_arrays({name.removeprefix(PREFIX): arrays[name] for name in arrays if PREFIX in name})
     corrected_NE = fitted.transform(cohort.edges_NE, sites_of(cohort.rows), pd.DataFrame(index=cohort.rows.index))
     ridge = Ridge(weights_alone(arrays))
-    np.testing.assert_array_equal(predict(folder, cohort), ridge.predict(corrected_NE))
-    assert not np.allclose(ridge.predict(corrected_NE), ridge.predict(cohort.edges_NE), atol=0.01)
+    np.testing.assert_array_equal(scores_of(folder, cohort), ridge.predict(Scans.of_edges(corrected_NE)))
+    assert not np.allclose(
+        ridge.predict(Scans.of_edges(corrected_NE)), ridge.predict(Scans.of_edges(cohort.edges_NE)), atol=0.01
+    )
 
 
 def test_a_site_counts_its_people_not_their_scans(confounded):
@@ -209,7 +217,7 @@ def test_a_network_pretrained_with_combat_is_finetuned_with_the_same_and_answers
     with pytest.raises(ValueError, match=r"learned with combat .*, and here combat is None"):
         run_stage("finetune", "off", {"max_epochs": 1}, model=PRETRAINED, task=SEX, weights=weights)
     folder = run_stage("finetune", "on", settings, model=PRETRAINED, task=SEX, weights=weights)
-    np.testing.assert_allclose(predict(folder, of_role(confounded, "test")).sum(axis=1), 1, atol=1e-6)
+    np.testing.assert_allclose(scores_of(folder, of_role(confounded, "test")).sum(axis=1), 1, atol=1e-6)
 
 
 def test_pretrained_weights_go_on_with_the_connectivity_they_learned_from(confounded, run_stage):

@@ -90,8 +90,12 @@ def test_the_manifest_says_what_code_and_libraries_made_it_and_every_size(bundle
 
 
 def test_the_summary_is_of_the_best_epoch():
-    history = [{"training_loss": float(n), "validation_loss": 10.0 * n} for n in (3, 1, 2)]
-    assert summary(history, 2) == {"epochs": 3, "best_epoch": 2, "training_loss": 1.0, "validation_loss": 10.0}
+    history = [
+        {"training_loss": float(n), "validation_loss": 10.0 * n, "seconds": 2.0 * n, "samples_per_s": 1000 / n}
+        for n in (3, 1, 2)
+    ]
+    best = {"epochs": 3, "best_epoch": 2, "training_loss": 1.0, "validation_loss": 10.0}
+    assert summary(history, 2) == pytest.approx(best | {"seconds": 12.0, "ms_per_scan": 2.0})
 
 
 def test_another_region_order_is_refused_with_the_first_difference(bundle):
