@@ -16,7 +16,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from lcm.evaluation.comparisons import compare
 from lcm.evaluation.metrics import answers_of, auroc
+from lcm.result_tables import read_predictions
 from lcm.tables import BEI, SCANS, read_tsv
 
 CHOICE_SEED = 20251121
@@ -38,54 +40,25 @@ def chosen_on(bei: pd.DataFrame, scans: pd.DataFrame) -> set[str]:
     return set(rows["person_id"].iloc[half])
 
 
-def differences(first: pd.DataFrame, second: pd.DataFrame, num_bootstraps: int) -> tuple[float, float, float]:
-    """AUROC of `first` minus that of `second`, rows the same people: value and 95 % interval of paired resamples.
-
-    People are resampled within fold and diagnosis, so that a resample is a weight for each of them.
-    """
-    generator = np.random.default_rng(0)
-    differences_B = np.zeros(num_bootstraps)
-    num_pairs = 0
-    for places in first.groupby("fold").indices.values():
-        own, other = (_wins(frame.iloc[places]) for frame in (first, second))
-        with_level, without = own.shape
-        weights_BP, weights_BN = (
-            generator.multinomial(count, np.full(count, 1 / count), num_bootstraps) for count in (with_level, without)
-        )
-        differences_B += np.einsum("bp,pn,bn->b", weights_BP, own - other, weights_BN, optimize=True)
-        num_pairs += with_level * without
-    low, high = np.percentile(differences_B / num_pairs, [2.5, 97.5])
-    return auroc(answers_of(first)) - auroc(answers_of(second)), low, high
-
-
-def _wins(predictions: pd.DataFrame) -> np.ndarray:
-    """Whether each person with the level (rows) outscores each one without it (columns); a tie is half a win."""
-    positive = np.array([levels[-1] for levels in predictions["levels"]]) == predictions["truth"]
-    score = np.array([scores[-1] for scores in predictions["scores"]])
-    ahead = score[positive][:, None] - score[~positive][None, :]
-    return np.where(ahead == 0, 0.5, ahead > 0)
-
-
 def main() -> None:
     """Print a row a model and task."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("studies/abide/results"))
-    parser.add_argument("--bootstraps", type=int, default=1000)
+    parser.add_argument("--protocol", default="honest")
     options = parser.parse_args()
     bei = read_tsv(options.results / "harmonize" / "bei.tsv", BEI)
     half = chosen_on(bei, read_tsv(options.results / "index" / "scans.tsv", SCANS))
     everybody = set(bei["person_id"])
-    for task in sorted(path.name for path in (options.results / "evaluate" / "ridge").iterdir()):
+    evaluated = options.results / "evaluate" / options.protocol
+    for task in sorted(path.name for path in (evaluated / "ridge").iterdir()):
         title = "AUROC (difference to ridge, its 95 % interval) over all people, then over the untouched half"
         sys.stdout.write(f"{task}: {title}\n")
-        found = {path.parts[-3]: pd.read_parquet(path) for path in options.results.glob(f"evaluate/*/{task}/*.parquet")}
+        found = {path.parts[-3]: read_predictions(path) for path in evaluated.glob(f"*/{task}/predictions.parquet")}
         found["mean of seeds"] = averaged(
             [found[model] for model in found if model == "lcm-scratch" or model.startswith("lcm-seed-")]
         )
         for model in sorted(found):
-            cells = (
-                row(found[model], found["ridge"], kept, options.bootstraps) for kept in (everybody, everybody - half)
-            )
+            cells = (row(found[model], found["ridge"], kept) for kept in (everybody, everybody - half))
             sys.stdout.write(f"  {model:16s} {'  '.join(cells)}\n")
 
 
@@ -96,14 +69,12 @@ def averaged(members: list[pd.DataFrame]) -> pd.DataFrame:
     return aligned[0].assign(scores=list(mean_NL))
 
 
-def row(predictions: pd.DataFrame, ridge: pd.DataFrame, kept: set[str], num_bootstraps: int) -> str:
+def row(predictions: pd.DataFrame, ridge: pd.DataFrame, kept: set[str]) -> str:
     """The score of the people kept, beside ridge's."""
-    own, other = (
-        frame[frame["person_id"].isin(kept)].sort_values("person_id", ignore_index=True)
-        for frame in (predictions, ridge)
-    )
-    value, low, high = differences(own, other, num_bootstraps)
-    return f"{len(own):5d} people {auroc(answers_of(own)):.3f} ({value:+.3f}, {low:+.3f} to {high:+.3f})"
+    own, other = (frame[frame["person_id"].isin(kept)] for frame in (predictions, ridge))
+    rows = compare(pd.concat([own.assign(model="own"), other.assign(model="ridge")]), "ridge")
+    difference, low, high = rows[["difference", "ci_low", "ci_high"]].iloc[0]
+    return f"{len(own):5d} people {auroc(answers_of(own)):.3f} ({difference:+.3f}, {low:+.3f} to {high:+.3f})"
 
 
 if __name__ == "__main__":

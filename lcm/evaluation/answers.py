@@ -14,6 +14,14 @@ MISSING = float("nan")
 PROBABILITY_TOLERANCE = 1e-3
 """A row of scores is taken for probabilities when it sums to 1 within this; float32 softmax is off by ~1e-6."""
 
+COVERAGE = 0.95
+REUSE = 2.0
+"""What the variance over people is multiplied by where folds trained on each other's test people (decision 16).
+
+A pair of people in two folds meets twice, each once in training and once in the test. In a model linear in its labels both
+meetings have the same error, which resamples of people count as independent.
+"""
+
 
 @dataclass(frozen=True)
 class Answers:
@@ -21,7 +29,8 @@ class Answers:
 
     `truth_N` is the index of a person's level, or the value of a continuous target; `scores_NL` has one column a level,
     or one column holding the predicted value; `fold_N` is the fold whose model answered; `person_N` tells people apart
-    (a person answers several times when the target is a state of the scan).
+    (a person answers several times when the target is a state of the scan). `threshold_N` is the score of the positive
+    level of two from which on the fold calls a person positive, NaN where it has none.
     """
 
     truth_N: np.ndarray
@@ -29,6 +38,19 @@ class Answers:
     fold_N: np.ndarray
     person_N: np.ndarray
     levels: tuple[str, ...]
+    threshold_N: np.ndarray | None = None
+
+    @property
+    def called(self) -> np.ndarray | None:
+        """Whether each person (N) is called positive at their fold's threshold; None without threshold or two levels."""
+        if self.threshold_N is None or len(self.levels) != 2 or not np.isfinite(self.threshold_N).all():
+            return None
+        return np.asarray(self.scores_NL[:, 1] >= self.threshold_N)
+
+    @property
+    def reuse(self) -> float:
+        """REUSE for people of two folds or more; 1 for one fold, none of whose people trained a model that is tested here."""
+        return REUSE if len(np.unique(self.fold_N)) > 1 else 1.0
 
     @property
     def predicted(self) -> np.ndarray:

@@ -1,37 +1,94 @@
 """Person-level stratified bootstrap of every metric at once: resamples are weights, so that 1000 of them are one product.
 
 Drawing a person twice is giving them twice the weight. Each metric is written here for a B×N matrix of weights; tests hold it
-against scikit-learn's `sample_weight`. Shape suffixes: B resamples, N people, L levels.
+against scikit-learn's `sample_weight`. Shape suffixes: B resamples, N people, L levels, C bins of a calibration curve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from lcm.evaluation.answers import MISSING, Answers
-
-COVERAGE = 0.95
+from lcm.evaluation.answers import COVERAGE, MISSING, Answers
+from lcm.evaluation.calibration import NUM_BINS, bin_of, confidence, recalibration, resampled_recalibration, wilson
 
 
 def intervals(
     answers: Answers, metrics: list[str], *, num_bootstraps: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Percentile 95 % interval of each metric (Efron & Tibshirani 1993, §13.3), NaN where no resample defines it.
+    """95 % interval of each metric, NaN where the metric or every resample of it is undefined.
 
-    See `draw` for who is drawn: every resample has the study's class counts.
+    The quantiles of the resamples (see `draw`) about their median, times √`Answers.reuse`, are laid around the value: on
+    the arcsine scale for what lies in [0, 1], so that no end leaves the metric's range. Around the value, because some
+    resampled metrics are biased: the calibration error of a resample exceeds that of the study.
     """
-    weights_BN = draw(answers, num_bootstraps=num_bootstraps, seed=seed)
+    num_people = len(answers.truth_N)
+    weights_BN = np.concatenate([np.ones((1, num_people)), draw(answers, num_bootstraps=num_bootstraps, seed=seed)])
     values = resampled(answers, weights_BN)
-    edges = [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2]
-    bounds = {}
-    for metric in metrics:
-        defined = values[metric][np.isfinite(values[metric])]
-        low, high = np.quantile(defined, edges, method="linear") if len(defined) else (MISSING, MISSING)
-        # Weighted sums of ones end a rounding error beside 1.
-        bounds[metric] = (round(float(low), 12), round(float(high), 12))
-    return bounds
+    found = {metric: interval(metric, values[metric], answers.reuse) for metric in metrics}
+    return found | _of_certainty(answers, found)
+
+
+def _of_certainty(answers: Answers, found: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Intervals of metrics that are 0 or 1 in every resample: Wilson's, of the rarest level's people over `reuse`.
+
+    People who are all ranked right are no evidence that all others would be.
+    """
+    if not answers.levels:
+        return {}
+    rarest = min(int(np.sum(answers.truth_N == level)) for level in answers.present) / answers.reuse
+    certain = {}
+    for name, (share, high) in found.items():
+        if name in COUNTED and share == high and share in (0.0, 1.0):
+            low_1, high_1 = wilson(np.array([share]), np.array([rarest]))
+            certain[name] = float(low_1[0]), float(high_1[0])
+    return certain
+
+
+def interval(metric: str, values_B: np.ndarray, factor: float) -> tuple[float, float]:
+    """95 % interval of a metric from its value (first) and its resamples, their variance multiplied by `factor`."""
+    defined = values_B[1:][np.isfinite(values_B[1:])]
+    if not np.isfinite(values_B[0]) or not len(defined):
+        return MISSING, MISSING
+    onto, back = SCALES.get(metric, ARCSINE)
+    edges = [(1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2]
+    low, middle, high = np.quantile(onto(defined), edges, method="linear")
+    value = float(onto(values_B[0]))
+    ends = (back(value + np.sqrt(factor) * (end - middle)) for end in (low, high))
+    # Weighted sums of ones end a rounding error beside 1.
+    first, second = (round(float(end), 12) for end in ends)
+    return first, second
+
+
+def _arcsine(value: np.ndarray) -> np.ndarray:
+    return np.arcsin(np.sqrt(np.clip(value, 0.0, 1.0)))
+
+
+def _from_arcsine(angle: np.ndarray) -> np.ndarray:
+    return np.sin(np.clip(angle, 0.0, np.pi / 2)) ** 2
+
+
+Scale = tuple[Callable[[np.ndarray], np.ndarray], Callable[[np.ndarray], np.ndarray]]
+"""Onto a scale on which an interval is laid, and back."""
+
+COUNTED = frozenset(
+    ("auroc", "balanced_accuracy", "accuracy", "f1_macro", "f1_weighted", "sensitivity", "specificity", "auprc")
+)
+"""Metrics made of counts of people, or of pairs of them."""
+
+ARCSINE: Scale = (_arcsine, _from_arcsine)
+_ROOT: Scale = (lambda value: np.sqrt(np.maximum(value, 0.0)), lambda root: np.maximum(root, 0.0) ** 2)
+_ITSELF: Scale = (np.asarray, np.asarray)
+SCALES: dict[str, Scale] = {
+    "brier": _ROOT,
+    "mae": _ROOT,
+    "r": (lambda r: _arcsine((r + 1) / 2), lambda angle: 2 * _from_arcsine(angle) - 1),
+    "r2": _ITSELF,
+    "calibration_slope": _ITSELF,
+    "calibration_intercept": _ITSELF,
+}
+"""Of every metric that is no share: brier may be 2 and mae anything from 0, r lies in [-1, 1]."""
 
 
 def draw(answers: Answers, *, num_bootstraps: int, seed: int) -> np.ndarray:
@@ -70,16 +127,40 @@ def resampled(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.ndarray]
     """Every metric of the target's kind under each row of weights, B values a metric."""
     if not answers.levels:
         return _regression(answers, weights_BN)
-    values = _from_confusion(answers, weights_BN)
+    values = from_confusion(answers, weights_BN)
     values["auroc"] = _mean_over_questions(answers, weights_BN, _weighted_auroc)
     values["auprc"] = _mean_over_questions(answers, weights_BN, _weighted_auprc)
     onehot_NL = np.eye(len(answers.levels))[answers.truth_N]
     error_N = np.sum((answers.scores_NL - onehot_NL) ** 2, axis=1) / (2 if len(answers.levels) == 2 else 1)
     values["brier"] = weights_BN @ error_N / weights_BN.sum(axis=1)
-    return values
+    values["ece"] = _calibration_error(answers, weights_BN)
+    return values | _at_threshold(answers, weights_BN) | _recalibrations(answers, weights_BN)
 
 
-def _from_confusion(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+def _calibration_error(answers: Answers, weights_BN: np.ndarray) -> np.ndarray:
+    said_N, right_N = confidence(answers)
+    difference_NC = np.eye(NUM_BINS)[bin_of(said_N)] * (right_N - said_N)[:, None]
+    return np.abs(weights_BN @ difference_NC).sum(axis=1) / weights_BN.sum(axis=1)
+
+
+def _at_threshold(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+    called_N = answers.called
+    if called_N is None:
+        return {name: np.full(len(weights_BN), MISSING) for name in ("sensitivity", "specificity")}
+    positive_N = answers.truth_N == 1
+    return {
+        "sensitivity": _ratio(weights_BN @ (positive_N & called_N), weights_BN @ positive_N),
+        "specificity": _ratio(weights_BN @ (~positive_N & ~called_N), weights_BN @ ~positive_N),
+    }
+
+
+def _recalibrations(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+    fitted = recalibration(answers)
+    return resampled_recalibration(answers, fitted, weights_BN)
+
+
+def from_confusion(answers: Answers, weights_BN: np.ndarray) -> dict[str, np.ndarray]:
+    """The metrics that follow from true and named levels alone, under each row of weights, B values a metric."""
     num_levels = len(answers.levels)
     cell_N = answers.truth_N * num_levels + answers.predicted
     confusion_BLL = (weights_BN @ np.eye(num_levels**2)[cell_N]).reshape(-1, num_levels, num_levels)

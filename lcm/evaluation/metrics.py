@@ -6,11 +6,14 @@ Shape suffixes: N people, L levels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lcm.evaluation.answers import MISSING, Answers
+from lcm.evaluation.calibration import calibration_intercept, calibration_slope, ece
+from lcm.result_tables import SCORES
 
 ALL = "all"
 """The cohort name of a row over all people."""
@@ -114,6 +117,28 @@ def _mean_over_questions(answers: Answers, of_fold: Callable[[np.ndarray, np.nda
     return float(np.mean(values)) if values else MISSING
 
 
+def sensitivity(answers: Answers) -> float:
+    """Share of the people with the positive level who are called positive at their fold's threshold; missing without one."""
+    return _called(answers, level=1)
+
+
+def specificity(answers: Answers) -> float:
+    """Share of the people without the positive level who are not called positive at their fold's threshold."""
+    return _called(answers, level=0)
+
+
+def _called(answers: Answers, *, level: int) -> float:
+    from sklearn.metrics import recall_score
+
+    called_N = answers.called
+    if called_N is None or level not in answers.present:
+        return MISSING
+    recall = recall_score(
+        answers.truth_N, called_N, pos_label=level, average="binary", sample_weight=None, zero_division=0.0
+    )
+    return float(recall)
+
+
 def brier(answers: Answers) -> float:
     """Mean squared error of the probabilities (two levels: of the positive one, 0 to 1; more: summed over levels, 0 to 2).
 
@@ -148,15 +173,16 @@ def r2(answers: Answers) -> float:
 
 def r(answers: Answers) -> float:
     """Pearson correlation of truth and prediction, both centred within their fold (see `auroc` for why)."""
-    truth_N = _centred(answers.truth_N, answers.fold_N)
-    value_N = _centred(answers.scores_NL[:, 0], answers.fold_N)
+    truth_N = centred(answers.truth_N, answers.fold_N)
+    value_N = centred(answers.scores_NL[:, 0], answers.fold_N)
     scale = float(np.sqrt(np.sum(truth_N**2) * np.sum(value_N**2)))
     # A constant prediction leaves rounding noise of its own size after centring, not an exact zero.
     is_constant = np.allclose(value_N, 0.0, atol=1e-9 * max(1.0, float(np.abs(answers.scores_NL).max())))
     return MISSING if scale == 0 or is_constant else float(np.sum(truth_N * value_N)) / scale
 
 
-def _centred(value_N: np.ndarray, fold_N: np.ndarray) -> np.ndarray:
+def centred(value_N: np.ndarray, fold_N: np.ndarray) -> np.ndarray:
+    """Values (N) less the mean of their fold."""
     centred_N = value_N.astype(float).copy()
     for fold in np.unique(fold_N):
         centred_N[fold_N == fold] -= centred_N[fold_N == fold].mean()
@@ -169,15 +195,27 @@ CLASSIFICATION: dict[str, Callable[[Answers], float]] = {
     "accuracy": accuracy,
     "f1_macro": f1_macro,
     "f1_weighted": f1_weighted,
+    "sensitivity": sensitivity,
+    "specificity": specificity,
     "auprc": auprc,
     "brier": brier,
+    "ece": ece,
 }
 """Metrics of a target with levels, the primary one first."""
+
+CALIBRATION: dict[str, Callable[[Answers], float]] = {
+    "calibration_slope": calibration_slope,
+    "calibration_intercept": calibration_intercept,
+}
+"""Of a target with levels; neither high nor low is good: a calibrated model has slope 1 and intercept 0."""
 
 REGRESSION: dict[str, Callable[[Answers], float]] = {"mae": mae, "r2": r2, "r": r}
 """Metrics of a continuous target, the primary one first."""
 
-LOWER_IS_BETTER = frozenset({"brier", "mae"})
+LOWER_IS_BETTER = frozenset({"brier", "ece", "mae"})
+
+PERMUTATION_P, PERMUTATION_MEAN = "permutation_p", "permutation_mean"
+"""Rows of `scores` that hold a `Permutation` of the primary metric's statistic."""
 
 
 def answers_of(predictions: pd.DataFrame) -> Answers:
@@ -204,46 +242,107 @@ def answers_of(predictions: pd.DataFrame) -> Answers:
     else:
         truth_N = predictions["truth"].astype(float).to_numpy()
     person_N = pd.factorize(predictions["person_id"])[0]
-    return Answers(truth_N, scores_NL, predictions["fold"].to_numpy(dtype=int), person_N, levels)
+    threshold_N = predictions["threshold"].to_numpy(dtype=float) if "threshold" in predictions else None
+    return Answers(truth_N, scores_NL, predictions["fold"].to_numpy(dtype=int), person_N, levels, threshold_N)
 
 
-def score(predictions: pd.DataFrame, *, num_bootstraps: int, seed: int, training_people: str = LISTED) -> pd.DataFrame:
+def chance(answers: Answers) -> dict[str, float]:
+    """What each metric is worth to who knows the shares of the levels, or the target's mean or median, and nothing else."""
+    if not answers.levels:
+        return {"mae": float(np.mean(np.abs(answers.truth_N - np.median(answers.truth_N)))), "r2": 0.0, "r": 0.0}
+    share_L = np.bincount(answers.truth_N, minlength=len(answers.levels)) / len(answers.truth_N)
+    gini = float(np.sum(share_L * (1 - share_L)))
+
+    def prevalence(truth: np.ndarray, _: np.ndarray) -> tuple[float, float]:
+        return float(truth.mean()), float(truth.sum())
+
+    return {
+        "auroc": 0.5,
+        "balanced_accuracy": 1 / len(answers.present),
+        "accuracy": float(share_L.max()),
+        "auprc": _mean_over_questions(answers, prevalence),
+        "brier": gini / 2 if len(answers.levels) == 2 else gini,
+    }
+
+
+def score(
+    predictions: pd.DataFrame,
+    *,
+    num_bootstraps: int,
+    num_permutations: int,
+    seed: int,
+    training_people: str = LISTED,
+    subset: str = ALL,
+) -> pd.DataFrame:
     """Every metric with its 95 % interval, for all people and for each cohort.
 
-    `predictions`: rows of one model and one task. Returns the `scores` table: model, task, cohort, metric, value,
-    ci_low, ci_high, num_people, num_per_level, training_people; NaN where a metric is undefined (one level only, no
-    probabilities).
+    `predictions`: rows of one protocol, model and task. Returns the `scores` table; NaN where a metric is undefined (one
+    level only, no probabilities, no threshold). `num_permutations` 0: no permutation test. Raises ValueError when a person is
+    tested in two folds, or twice with one truth.
     """
-    from lcm.evaluation.bootstrap import intervals
-
     if (
         predictions.duplicated(["person_id", "truth"]).any()
         or predictions.groupby("person_id")["fold"].nunique().max() > 1
     ):
         raise ValueError("predictions hold a person twice; a person is tested in one fold, so check the fold table")
-    cohorts = sorted(predictions["cohort"].unique())
     rows = []
-    for cohort in [ALL, *cohorts]:
+    for cohort in [ALL, *sorted(predictions["cohort"].unique())]:
         people = predictions if cohort == ALL else predictions[predictions["cohort"] == cohort]
         answers = answers_of(people)
-        functions = CLASSIFICATION if answers.levels else REGRESSION
-        bounds = intervals(answers, list(functions), num_bootstraps=num_bootstraps, seed=seed)
-        for metric, function in functions.items():
-            value = function(answers)
-            low, high = bounds[metric] if np.isfinite(value) else (MISSING, MISSING)
-            rows.append((cohort, metric, value, low, high, people["person_id"].nunique(), count_levels(answers)))
-    columns = ["cohort", "metric", "value", "ci_low", "ci_high", "num_people", "num_per_level"]
-    scores = pd.DataFrame(rows, columns=columns)
-    scores.insert(0, "task", predictions["task"].iloc[0])
-    scores.insert(0, "model", predictions["model"].iloc[0])
-    return scores.assign(training_people=training_people)
+        counts = {"num_people": people["person_id"].nunique(), "num_per_level": count_levels(answers)}
+        found = _scored(answers, num_bootstraps=num_bootstraps, seed=seed)
+        if num_permutations:
+            found += _permuted(people, answers, num_permutations=num_permutations, seed=seed)
+        rows += [{"cohort": cohort, **row, **counts} for row in found]
+    named = _named(predictions.iloc[0])
+    return _table([named | {"subset": subset, "training_people": training_people} | row for row in rows])
 
 
-def not_run(model: str, task: str, reason: str) -> pd.DataFrame:
+def _scored(answers: Answers, *, num_bootstraps: int, seed: int) -> list[dict[str, Any]]:
+    from sklearn import config_context
+
+    from lcm.evaluation.bootstrap import intervals
+
+    functions = CLASSIFICATION | CALIBRATION if answers.levels else REGRESSION
+    bounds = intervals(answers, list(functions), num_bootstraps=num_bootstraps, seed=seed)
+    by_chance, rows = chance(answers), []
+    # `answers_of` has checked the arrays; scikit-learn's own checks would take most of the time.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        values = {metric: function(answers) for metric, function in functions.items()}
+    for metric, value in values.items():
+        low, high = bounds[metric] if np.isfinite(value) else (MISSING, MISSING)
+        guess = by_chance.get(metric, MISSING) if np.isfinite(value) else MISSING
+        rows.append({"metric": metric, "value": value, "ci_low": low, "ci_high": high, "chance": guess})
+    return rows
+
+
+def _permuted(people: pd.DataFrame, answers: Answers, *, num_permutations: int, seed: int) -> list[dict[str, Any]]:
+    from lcm.evaluation.permutation import permutation_test, strata_of
+
+    test = permutation_test(answers, strata_of(people), num_permutations=num_permutations, seed=seed)
+    guess = (0.5 if answers.levels else 0.0) if np.isfinite(test.mean) else MISSING
+    return [
+        {"metric": PERMUTATION_P, "value": test.p},
+        {"metric": PERMUTATION_MEAN, "value": test.mean, "chance": guess},
+    ]
+
+
+def not_run(
+    reason: str, *, protocol: str, select: str, model: str, group: str, task: str, subset: str = ALL
+) -> pd.DataFrame:
     """The `scores` table of a model that could not answer a task: one row, the reason in place of a metric."""
-    row = {"model": model, "task": task, "cohort": ALL, "metric": NOT_RUN + reason, "value": MISSING}
-    nobody = {"ci_low": MISSING, "ci_high": MISSING, "num_people": 0, "num_per_level": None, "training_people": None}
-    return pd.DataFrame([row | nobody])
+    named = {"protocol": protocol, "select": select, "model": model, "group": group, "task": task, "subset": subset}
+    return _table([named | {"cohort": ALL, "metric": NOT_RUN + reason, "num_people": 0}])
+
+
+def _named(row: pd.Series[Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("protocol", "select", "model", "group", "task")}
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """A `scores` table; what a row does not say is missing."""
+    numbers = [name for name, kind in SCORES.columns.items() if kind == "optional number"]
+    return pd.DataFrame(rows).reindex(columns=list(SCORES.columns)).astype(dict.fromkeys(numbers, float))
 
 
 def count_levels(answers: Answers) -> str:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from lcm.evaluation.answers import Answers
-from lcm.evaluation.bootstrap import draw, intervals, resampled
-from lcm.evaluation.metrics import CLASSIFICATION, REGRESSION, answers_of, score
+from lcm.evaluation.bootstrap import draw, interval, intervals, resampled
+from lcm.evaluation.metrics import CALIBRATION, CLASSIFICATION, REGRESSION, answers_of, chance, not_run, score
+from lcm.result_tables import SCORES
+from lcm.tables import read_tsv, write_tsv
 
 
-def answers(truth, scores, levels=("control", "autism"), fold=None, person=None) -> Answers:
+def answers(truth, scores, levels=("control", "autism"), fold=None, person=None, threshold=None) -> Answers:
     truth_N = np.asarray(truth)
     scores_NL = np.asarray(scores, dtype=float)
     if levels and scores_NL.ndim == 1:
         scores_NL = np.stack([1 - scores_NL, scores_NL], axis=1)
     fold_N = np.zeros(len(truth_N), dtype=int) if fold is None else np.asarray(fold)
     person_N = np.arange(len(truth_N)) if person is None else np.asarray(person)
-    return Answers(truth_N, scores_NL.reshape(len(truth_N), -1), fold_N, person_N, tuple(levels))
+    threshold_N = None if threshold is None else np.broadcast_to(np.asarray(threshold, dtype=float), truth_N.shape)
+    return Answers(truth_N, scores_NL.reshape(len(truth_N), -1), fold_N, person_N, tuple(levels), threshold_N)
 
 
 def random_answers(num_levels: int, num_people: int = 200) -> Answers:
@@ -35,8 +43,8 @@ def random_answers(num_levels: int, num_people: int = 200) -> Answers:
     return answers(truth, scores, tuple("abcd"[:num_levels]), fold=random.integers(0, 3, num_people))
 
 
-HAND_MADE = answers([0, 0, 0, 1, 1], [0.1, 0.4, 0.8, 0.6, 0.9])
-"""Three controls, one taken for autism; two with autism, both found."""
+HAND_MADE = answers([0, 0, 0, 1, 1], [0.1, 0.4, 0.8, 0.6, 0.9], threshold=0.7)
+"""Three controls, one taken for autism; two with autism, both found, but one of them not at the threshold."""
 
 
 @pytest.mark.parametrize(
@@ -49,6 +57,9 @@ HAND_MADE = answers([0, 0, 0, 1, 1], [0.1, 0.4, 0.8, 0.6, 0.9])
         ("auroc", 5 / 6),
         ("auprc", (1 / 1 + 2 / 3) / 2),
         ("brier", (0.01 + 0.16 + 0.64 + 0.16 + 0.01) / 5),
+        ("sensitivity", 1 / 2),
+        ("specificity", 2 / 3),
+        ("ece", (0.1 + 0.4 + 0.8 + 0.4 + 0.1) / 5),
     ],
 )
 def test_classification_metrics_equal_the_hand_computed_case(metric, expected):
@@ -61,6 +72,38 @@ def test_regression_metrics_equal_the_hand_computed_case():
     assert REGRESSION["r2"](case) == pytest.approx(1 - (4 + 1 + 4) / 200)
     # Centred: (-10, 0, 10) and (-9, -2, 11).
     assert REGRESSION["r"](case) == pytest.approx(200 / np.sqrt(200 * 206))
+
+
+def test_a_threshold_is_the_folds_own_and_reaching_it_is_enough():
+    case = answers([1, 1, 0, 0], [0.2, 0.6, 0.1, 0.7], fold=[0, 1, 0, 1], threshold=[0.2, 0.6, 0.2, 0.6])
+    assert CLASSIFICATION["sensitivity"](case) == 1.0
+    assert CLASSIFICATION["specificity"](case) == 0.5
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        answers([0, 1], [0.2, 0.7]),
+        answers([0, 1], [0.2, 0.7], threshold=[0.5, np.nan]),
+        answers([0, 1, 2], np.eye(3), levels=("a", "b", "c"), threshold=0.5),
+    ],
+)
+def test_without_a_threshold_of_every_fold_nothing_is_said_about_it(case):
+    assert np.isnan(CLASSIFICATION["sensitivity"](case))
+    assert np.isnan(CLASSIFICATION["specificity"](case))
+    weighted = resampled(case, np.ones((1, len(case.truth_N))))
+    assert np.isnan(weighted["sensitivity"][0])
+
+
+def test_chance_is_what_a_guess_scores():
+    guess = chance(answers([0, 0, 0, 1], [0.5] * 4))
+    assert guess["auroc"] == 0.5
+    assert guess["accuracy"] == 0.75
+    assert guess["balanced_accuracy"] == 0.5
+    assert guess["auprc"] == 0.25
+    # Of everybody 0.25 is said.
+    assert guess["brier"] == pytest.approx((3 * 0.25**2 + 0.75**2) / 4)
+    assert chance(answers([10.0, 20.0, 60.0], [0.0] * 3, levels=()))["mae"] == pytest.approx(50 / 3)
 
 
 def test_the_positive_level_is_the_last_one():
@@ -92,14 +135,15 @@ def test_scores_that_are_no_probabilities_have_no_brier():
 @pytest.mark.parametrize("num_levels", [2, 3, 4])
 def test_the_weighted_form_with_weight_one_is_the_metric(num_levels):
     case = random_answers(num_levels)
+    case = answers(case.truth_N, case.scores_NL, case.levels, case.fold_N, threshold=0.45)
     weighted = resampled(case, np.ones((1, len(case.truth_N))))
-    for metric, function in CLASSIFICATION.items():
-        assert weighted[metric][0] == pytest.approx(function(case), abs=1e-12), metric
+    for metric, function in (CLASSIFICATION | CALIBRATION).items():
+        assert weighted[metric][0] == pytest.approx(function(case), abs=1e-12, nan_ok=True), metric
 
 
 def test_the_weighted_form_equals_scikit_learn_with_sample_weight():
     case = random_answers(2)
-    case = answers(case.truth_N, case.scores_NL)
+    case = answers(case.truth_N, case.scores_NL, threshold=0.45)
     weights_BN = np.random.default_rng(1).integers(0, 4, (5, len(case.truth_N))).astype(float)
     values = resampled(case, weights_BN)
     for resample, weights in enumerate(weights_BN):
@@ -111,6 +155,10 @@ def test_the_weighted_form_equals_scikit_learn_with_sample_weight():
             "f1_macro": f1_score(case.truth_N, predicted_N, average="macro", **people),
             "f1_weighted": f1_score(case.truth_N, predicted_N, average="weighted", **people),
             "balanced_accuracy": recall_score(case.truth_N, predicted_N, average="macro", **people),
+            "sensitivity": recall_score(case.truth_N, score_N >= 0.45, **people),
+            "specificity": recall_score(case.truth_N, score_N >= 0.45, pos_label=0, **people),
+            "brier": brier_score_loss(case.truth_N, score_N, **people),
+            "accuracy": accuracy_score(case.truth_N, predicted_N, **people),
         }
         for metric, value in expected.items():
             assert values[metric][resample] == pytest.approx(value, abs=1e-10), metric
@@ -193,6 +241,26 @@ def test_an_interval_holds_the_value_of_a_constant_prediction():
     assert bounds["auprc"] == pytest.approx((1 / 3, 1 / 3))
 
 
+def test_an_interval_of_folds_is_wider_by_the_root_of_two_on_its_scale():
+    truth = np.tile([0, 1], 50)
+    scores = np.clip(np.random.default_rng(8).normal(0.4 + 0.2 * truth, 0.15), 0, 1)
+    case = answers(truth, scores, fold=np.arange(100) // 2 % 2)
+    low, high = intervals(case, ["auroc"], num_bootstraps=400, seed=0)["auroc"]
+    values_B = resampled(case, np.concatenate([np.ones((1, 100)), draw(case, num_bootstraps=400, seed=0)]))["auroc"]
+    alone = interval("auroc", values_B, 1.0)
+    angle, *ends = (np.arcsin(np.sqrt(value)) for value in (values_B[0], low, high, *alone))
+    assert (np.array(ends[:2]) - angle) == pytest.approx(np.sqrt(2) * (np.array(ends[2:]) - angle))
+
+
+def test_an_interval_is_laid_around_its_value_and_stays_in_range():
+    values_B = np.concatenate([[0.02], np.linspace(0.05, 0.15, 101)])
+    low, high = interval("ece", values_B, 2.0)
+    assert 0 <= low < 0.02 < high
+    assert interval("auroc", np.array([0.99, 0.9, 0.99, 1.0]), 2.0)[1] <= 1
+    low, high = interval("calibration_slope", np.array([1.0, 0.0, 0.5, 1.0]), 4.0)
+    assert (low, high) == pytest.approx((1 - 2 * 0.475, 1 + 2 * 0.475))
+
+
 def test_an_interval_without_effect_includes_chance_most_of_the_time():
     random = np.random.default_rng(4)
     truth = np.repeat([0, 1], 50)
@@ -203,19 +271,33 @@ def test_an_interval_without_effect_includes_chance_most_of_the_time():
     assert missed <= 20
 
 
-def test_a_thousand_resamples_of_four_hundred_people_take_two_seconds_at_most():
-    started = time.perf_counter()
-    intervals(random_answers(2, 400), list(CLASSIFICATION), num_bootstraps=1000, seed=0)
-    assert time.perf_counter() - started < 2.0
+def test_a_perfect_row_has_an_interval_that_does_not_end_where_it_begins():
+    """Six and nine people in one fold, all ranked right: Wilson's interval of the six, n / (n + z²) to 1."""
+    case = answers(np.repeat([0, 1], [9, 6]), np.repeat([0.1, 0.9], [9, 6]))
+    low, high = intervals(case, ["auroc"], num_bootstraps=100, seed=0)["auroc"]
+    assert (low, high) == pytest.approx((6 / (6 + 1.959964**2), 1.0), abs=1e-6)
+    twice = answers(case.truth_N, case.scores_NL[:, 1], fold=np.arange(15) % 2)
+    assert intervals(twice, ["auroc"], num_bootstraps=100, seed=0)["auroc"][0] == pytest.approx(3 / (3 + 1.959964**2))
+    wrong = answers(case.truth_N, 1 - case.scores_NL[:, 1])
+    assert intervals(wrong, ["accuracy"], num_bootstraps=100, seed=0)["accuracy"] == pytest.approx(
+        (0, 1 - low), abs=1e-6
+    )
+
+
+QUICK = {"num_bootstraps": 100, "num_permutations": 100, "seed": 0}
 
 
 def predictions(**columns) -> pd.DataFrame:
     rows = {
+        "protocol": "honest",
+        "select": "validation",
         "model": "m",
+        "group": "linear",
         "task": "t",
         "fold": [0, 0, 0, 0],
         "person_id": ["a", "b", "c", "d"],
         "cohort": ["x", "x", "y", "y"],
+        "site": ["s", "s", "s", None],
         "truth": ["no", "yes", "no", "no"],
         "levels": [["no", "yes"]] * 4,
         "scores": [[0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.4, 0.6]],
@@ -224,7 +306,7 @@ def predictions(**columns) -> pd.DataFrame:
 
 
 def test_scores_have_rows_for_all_and_for_each_cohort():
-    scores = score(predictions(), num_bootstraps=100, seed=0).set_index(["cohort", "metric"])
+    scores = score(predictions(), **QUICK).set_index(["cohort", "metric"])
     assert set(scores.index.get_level_values("cohort")) == {"all", "x", "y"}
     assert scores.loc[("all", "accuracy"), "value"] == 0.75
     assert scores.loc[("all", "accuracy"), "num_per_level"] == "no=3;yes=1"
@@ -232,9 +314,43 @@ def test_scores_have_rows_for_all_and_for_each_cohort():
     assert np.isnan(scores.loc[("y", "auroc"), "value"])
 
 
+def test_scores_are_the_table_that_is_written(tmp_path):
+    scores = score(predictions(), **QUICK, subset="matched")
+    refused = not_run(
+        "no one is labelled", protocol="paper", select="test", model="n", group="network", task="t", subset="matched"
+    )
+    write_tsv(pd.concat([scores, refused]), tmp_path / "scores.tsv", SCORES)
+    written = read_tsv(tmp_path / "scores.tsv", SCORES).set_index(["model", "cohort", "metric"])
+    assert set(written["subset"]) == {"matched"}
+    first = written.loc[("m", "all", "auroc")]
+    assert (first["protocol"], first["select"], first["group"], first["chance"]) == (
+        "honest",
+        "validation",
+        "linear",
+        0.5,
+    )
+    last = written.loc[("n", "all", "not run: no one is labelled")]
+    assert (last["select"], last["num_people"]) == ("test", 0)
+    assert np.isnan(last["value"])
+
+
+def test_permutations_are_rows_unless_none_are_asked_for():
+    metrics = score(predictions(), **QUICK)["metric"]
+    without = score(predictions(), **QUICK | {"num_permutations": 0})["metric"]
+    assert set(metrics) - set(without) == {"permutation_p", "permutation_mean"}
+
+
+def test_a_threshold_that_no_fold_chose_leaves_sensitivity_missing():
+    chosen = score(predictions(threshold=[0.5] * 4), **QUICK).set_index(["cohort", "metric"])
+    assert chosen.loc[("all", "sensitivity"), "value"] == 1.0
+    assert chosen.loc[("all", "specificity"), "value"] == pytest.approx(2 / 3)
+    absent = score(predictions(threshold=[None] * 4), **QUICK).set_index(["cohort", "metric"])
+    assert np.isnan(absent.loc[("all", "sensitivity"), "value"])
+
+
 def test_the_same_seed_gives_the_same_scores():
     pd.testing.assert_frame_equal(
-        score(predictions(), num_bootstraps=100, seed=5), score(predictions(), num_bootstraps=100, seed=5)
+        score(predictions(), **QUICK | {"seed": 5}), score(predictions(), **QUICK | {"seed": 5})
     )
 
 
@@ -251,7 +367,7 @@ def test_the_same_seed_gives_the_same_scores():
 )
 def test_a_defective_prediction_table_is_refused(columns, message):
     with pytest.raises(ValueError, match=message):
-        score(predictions(**columns), num_bootstraps=100, seed=0)
+        score(predictions(**columns), **QUICK)
 
 
 def test_a_number_is_read_back_from_its_text():
