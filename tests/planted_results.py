@@ -11,11 +11,19 @@ import pyarrow as pa
 
 from lcm.array_tables import connectome_schema, denoised_schema, series_schema
 from lcm.atlas import load_atlas
-from lcm.evaluation.evaluate import write_predictions
-from lcm.evaluation.metrics import score
+from lcm.evaluation.metrics import ALL, score
 from lcm.evaluation.motion_effects import distances
 from lcm.imaging.strategy import strategy_path
-from lcm.tables import BEI, COHORT_FLOW, LABELS, OK, RUNS, SCANS, SCORES, excluded, failed, write_arrow, write_tsv
+from lcm.result_tables import (
+    BALANCE,
+    COSTS,
+    DECODABILITY,
+    OVERLAP,
+    SCORES,
+    TOKEN_ATTENTION,
+    write_predictions,
+)
+from lcm.tables import BEI, COHORT_FLOW, LABELS, OK, RUNS, SCANS, excluded, failed, write_arrow, write_tsv
 
 NUM_REGIONS, NUM_VOLUMES = 20, 60
 REGIONS = list(load_atlas("AAL").names[:NUM_REGIONS])
@@ -24,6 +32,8 @@ PRIVATE = "PRIVATE"
 """Every participant label begins with it: it must never reach the page."""
 STRATEGIES = ("9P", "36P")
 """Under the first, connectivity of READY follows head motion, short distances most; the second has removed it."""
+HONEST, SITES, PAPER = "honest", "leave-site-out", "paper"
+"""The headline's protocol, another, and one where the tested people chose the epoch."""
 DATASETS = {"RAW": ("bids", "hcpa", 4), "READY": ("series", "abide", 40)}
 CENSORED = (10, 11, 40)
 COVERAGE = [1.0] * (NUM_REGIONS - 1) + [0.3]
@@ -32,16 +42,35 @@ PREDICTED = 0.9
 
 
 def plant(results: Path) -> Path:
-    """Write the tree below `results` and return it: RAW has one excluded and one failed scan, READY is all ok."""
+    """Write the tree below `results` and return it: RAW has one excluded and one failed scan, READY is all ok.
+
+    Nothing is evaluated in it: see `plant_models` and `plant_all`.
+    """
     scans = pd.concat([_scans(name) for name in DATASETS], ignore_index=True)
     write_tsv(scans, results / "index" / "scans.tsv", SCANS)
     for dataset, rows in scans.groupby("dataset"):
         _plant_imaging(results, str(dataset), rows)
     _plant_cohorts(results, scans)
+    _plant_records(results)
+    return results
+
+
+def plant_models(results: Path) -> Path:
+    """The tree of `plant` with three models and two tasks under the headline's protocol."""
+    plant(results)
     for model in ("majority", "ridge", "lcm"):
         for task in ("autism", "age"):
             plant_model(results, model, task)
-    _plant_records(results)
+    return results
+
+
+def plant_all(results: Path) -> Path:
+    """The tree of `plant_models` with a network under two more protocols, and what `evaluate` says beside its scores."""
+    plant_models(results)
+    for protocol in (SITES, PAPER):
+        plant_model(results, "lcm", "autism", protocol=protocol)
+    for protocol in (HONEST, SITES, PAPER):
+        plant_checks(results / "evaluate" / protocol / "lcm" / "autism")
     return results
 
 
@@ -194,15 +223,48 @@ def _plant_cohorts(results: Path, scans: pd.DataFrame) -> None:
     )
 
 
-def plant_model(results: Path, model: str, task: str) -> None:
-    """Predictions and scores of one model, written by the code of `evaluate`."""
-    predictions = planted_predictions(model, task)
-    folder = results / "evaluate" / model / task
+def plant_model(results: Path, model: str, task: str, *, protocol: str = HONEST) -> None:
+    """Predictions and scores of one model, over all people and over those who moved little."""
+    predictions = planted_predictions(model, task, protocol=protocol)
+    folder = results / "evaluate" / protocol / model / task
     write_predictions(predictions, folder / "predictions.parquet")
-    write_tsv(score(predictions, num_bootstraps=200, seed=0), folder / "scores.tsv", SCORES)
+    still = predictions[predictions["person_id"].str[-1].isin(list("012345"))]
+    scores = [
+        score(rows, num_bootstraps=200, num_permutations=99, seed=0, subset=subset)
+        for subset, rows in ((ALL, predictions), ("low-motion", still))
+    ]
+    write_tsv(pd.concat(scores, ignore_index=True), folder / "scores.tsv", SCORES)
 
 
-def planted_predictions(model: str, task: str, num_people: int = 40) -> pd.DataFrame:
+def plant_checks(folder: Path) -> None:
+    """Overlap, decodability, cost, balance and attention of a network: half of all attention is on the first region."""
+    key = dict(zip(("protocol", "model", "task"), folder.parts[-3:], strict=True))
+    seen, status = (14, "by design") if key["protocol"] == PAPER else (0, "clean")
+    overlap = [
+        key | {"fold": fold, "corpus": corpus, "num_corpus": 26, "num_test": 14, "num_seen": count, "status": said}
+        for fold in range(3)
+        for corpus, count, said in (("training", 0, "clean"), ("choice", seen, status))
+    ]
+    write_tsv(pd.DataFrame(overlap), folder / "overlap.tsv", OVERLAP)
+    decoded = {"metric": "balanced accuracy", "chance": 0.5, "num_train": 26, "num_test": 14, "note": None}
+    rows = [key | {"fold": fold, "decoded": "site", "value": 0.7 + 0.1 * fold} | decoded for fold in range(3)]
+    rows.append(key | {"fold": 0, "decoded": "motion tertile", "value": None} | decoded | {"note": "not run: unknown"})
+    write_tsv(pd.DataFrame(rows)[list(DECODABILITY.columns)], folder / "decodability.tsv", DECODABILITY)
+    cost = key | {"device": "cpu", "num_parameters": 1234567, "pretrain_seconds": None, "finetune_seconds": 12.5}
+    cost |= {"pretrain_ms_per_scan": None, "finetune_ms_per_scan": 1.25}
+    write_tsv(pd.DataFrame([cost]), folder / "costs.tsv", COSTS)
+    balance = key | {"cohort": "abide", "covariate": "age", "smd_before": 0.61, "smd_after": 0.04, "num_pairs": 12}
+    write_tsv(pd.DataFrame([balance]), folder / "balance.tsv", BALANCE)
+    shares = [0.5, *[0.5 / (NUM_REGIONS - 1)] * (NUM_REGIONS - 1)]
+    attention = [
+        key | {"level": level, "region": region, "share": share, "num_people": 40}
+        for level in ("control", "autism")
+        for region, share in zip(REGIONS, shares, strict=True)
+    ]
+    write_tsv(pd.DataFrame(attention), folder / "attention.tsv", TOKEN_ATTENTION)
+
+
+def planted_predictions(model: str, task: str, num_people: int = 40, *, protocol: str = HONEST) -> pd.DataFrame:
     """Forty people in three folds, half with autism; `lcm` errs on every fifth person, `majority` knows nothing."""
     person = np.arange(num_people)
     truth = person % 2
@@ -219,7 +281,11 @@ def planted_predictions(model: str, task: str, num_people: int = 40) -> pd.DataF
         values = {"truth": [levels[t] for t in truth], "scores": [[1 - float(p), float(p)] for p in positive]}
         values |= {"levels": [levels] * num_people, "prediction": [levels[int(p > 0.5)] for p in positive]}
     people = {"person_id": [f"abide:{PRIVATE}{p}" for p in person], "cohort": "abide", "site": "here", "num_scans": 1}
-    return pd.DataFrame({"model": model, "task": task, "fold": person // 2 % 3, **people, **values})
+    people |= {"num_train": 26, "threshold": None if task == "age" else 0.5}
+    group = {"majority": "reference", "ridge": "linear", "lcm": "network"}[model]
+    named = {"protocol": protocol, "select": "test" if protocol == PAPER else "validation", "model": model}
+    named |= {"architecture": model, "group": group, "task": task}
+    return pd.DataFrame({**named, "fold": person // 2 % 3, **people, **values})
 
 
 def _plant_records(results: Path) -> None:
@@ -229,7 +295,7 @@ def _plant_records(results: Path) -> None:
         ("preprocess", f"preprocess/RAW/sub-{PRIVATE}RAW00_runs.json"),
         *(("denoise", f"denoise/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
         *(("correlate", f"correlate/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
-        ("finetune", "finetune/lcm/autism/fold-0/record.json"),
+        ("finetune", "finetune/honest/lcm/autism/fold-0/record.json"),
     ]:
         content = {"stage": stage, "settings": settings.get(stage, {"seed": 12345})}
         content |= {"inputs": {"strategy": {"path": str(strategy_path(place.split("/")[1]))}}}

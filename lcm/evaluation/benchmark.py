@@ -1,8 +1,9 @@
-"""The scores as a page shows them: models down, tasks across, and which rows may be ranked."""
+"""The scores as a page shows them: models down, tasks across, one protocol at a time, and which rows may be ranked."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,19 +11,35 @@ import pandas as pd
 from lcm.evaluation.metrics import ALL, CLASSIFICATION, LOWER_IS_BETTER, NOT_RUN, REGRESSION, UNKNOWN
 
 NAMES = {
+    "mae": "MAE",
+    "r2": "R²",
+    "r": "r",
     "auroc": "AUROC",
     "balanced_accuracy": "Balanced accuracy",
     "accuracy": "Accuracy",
     "f1_macro": "Macro F1",
     "f1_weighted": "Weighted F1",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
     "auprc": "AUPRC",
     "brier": "Brier",
-    "mae": "MAE",
-    "r2": "R²",
-    "r": "r",
+    "ece": "ECE",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
+    "permutation_p": "Permutation p",
+    "permutation_mean": "Permutation mean",
 }
-REFERENCE_MODELS = ("majority",)
-"""Rows that know nothing of the brain: always first, never marked as best."""
+"""Metrics in reading order; one that is not here follows them under its own name."""
+WITHOUT_DIRECTION = frozenset({"calibration_slope", "calibration_intercept", "permutation_p", "permutation_mean"})
+"""Numbers that check a row: nobody is best in them."""
+UNBOUNDED = frozenset({"mae", "r2", "r"}) | WITHOUT_DIRECTION
+"""Metrics that are not drawn on a bar from 0 to 1."""
+GROUPS = ("reference", "confound", "linear", "kernel", "network")
+"""Groups of architectures in reading order."""
+BRAINLESS = ("reference", "confound")
+"""Groups that know nothing of the brain: their rows come first and are never marked as best."""
+OPTIMISTIC = "test"
+"""What `select` says where the tested people chose the epoch."""
 
 
 @dataclass(frozen=True)
@@ -41,30 +58,41 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One model in one cohort of a task."""
+    """One model in one cohort, or one subset, of a task."""
 
     model: str
+    group: str
     cohort: str
+    subset: str
     people: str
     num_people: int
-    is_of_all: bool
     ranked: bool
     may_have_seen: bool
     """Whether its weights may have met these people before: whom they learned from is not known."""
-    cells: list[Cell]
+    cells: list[Cell | None]
+    """One a metric of the table; None where the row does not have it."""
+
+    @property
+    def is_of_all(self) -> bool:
+        """Whether it is over all test people."""
+        return self.cohort == ALL and self.subset == ALL
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """All rows of one task."""
+    """All rows of one task under one protocol."""
 
     task: str
     metrics: list[str]
     rows: list[Row]
+    cohorts: str
+    """The cohorts of its people."""
+    num_per_level: str
+    """Of the people behind the rows over all, as in the `scores` table."""
 
     @property
     def ranked(self) -> bool:
-        """Whether every row over all cohorts has enough people at every level."""
+        """Whether every row over all people has enough of them at every level."""
         return all(row.ranked for row in self.overall)
 
     @property
@@ -75,12 +103,67 @@ class TaskTable:
     @property
     def by_cohort(self) -> list[Row]:
         """Rows of single cohorts; none for a task of one cohort."""
-        return [row for row in self.rows if not row.is_of_all]
+        return [row for row in self.rows if row.cohort != ALL and row.subset == ALL]
+
+    @property
+    def by_subset(self) -> list[Row]:
+        """Rows over the people of a subset, such as those who moved little."""
+        return [row for row in self.rows if row.subset != ALL]
 
     @property
     def headers(self) -> list[str]:
         """Metric names with the direction that is better."""
-        return [f"{NAMES[metric]} {'↓' if metric in LOWER_IS_BETTER else '↑'}" for metric in self.metrics]
+        return [title(metric) for metric in self.metrics]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The headline table: the primary metric of every task, over all its people."""
+
+    tasks: list[TaskTable]
+    models: list[str]
+
+    def headline(self, model: str, task: TaskTable) -> Cell | None:
+        """The primary metric of a model in a task; None where it was not run."""
+        return next((row.cells[0] for row in task.overall if row.model == model), None)
+
+    def may_have_seen(self, model: str) -> bool:
+        """Whether the weights of any of its rows may have met the people whom they were tested on."""
+        return any(row.may_have_seen for task in self.tasks for row in task.rows if row.model == model)
+
+    def people(self, task: TaskTable) -> str:
+        """People behind a task's headline, by level."""
+        return next((row.people for row in task.overall), "")
+
+
+@dataclass(frozen=True)
+class ProtocolTables:
+    """What one protocol says: its tasks, the headline over them, and what could not be answered."""
+
+    name: str
+    is_optimistic: bool
+    tasks: list[TaskTable]
+    overview: Overview
+    refusals: list[str]
+
+
+def protocol_tables(scores: pd.DataFrame, protocols: Sequence[str], *, min_people: int) -> list[ProtocolTables]:
+    """The tables of every protocol of the `scores` table: the named ones in their order, optimistic ones last.
+
+    Raises ValueError where one protocol holds rows that were chosen in different ways.
+    """
+    named = [*protocols, *sorted(set(scores["protocol"].astype(str)) - set(protocols))]
+    found = []
+    for name in named:
+        own = scores[scores["protocol"] == name]
+        ways = sorted(set(own["select"].astype(str)))
+        if len(ways) > 1:
+            raise ValueError(f"protocol {name}: its scores were chosen by {' and by '.join(ways)}; run evaluate again")
+        if ways:
+            is_optimistic = ways == [OPTIMISTIC]
+            tables = task_tables(own, min_people=min_people, rank=not is_optimistic)
+            found.append(ProtocolTables(name, is_optimistic, tables, overview(tables), refusals(own)))
+    return sorted(found, key=lambda protocol: protocol.is_optimistic)
 
 
 def people_of_level(num_per_level: str) -> dict[str, str]:
@@ -97,56 +180,87 @@ def fewest(num_per_level: str, num_people: int) -> int:
     return min((int(count) if count.isdigit() else 0 for count in counts), default=num_people)
 
 
-def task_tables(scores: pd.DataFrame, *, min_people: int) -> list[TaskTable]:
-    """One table a task of the `scores` table, rows over all people first, then by cohort and model.
+def task_tables(scores: pd.DataFrame, *, min_people: int, rank: bool = True) -> list[TaskTable]:
+    """One table a task of one protocol's `scores`: rows over all people first, then by cohort, subset and model.
 
-    A model that could not answer a task has no row in it (see `refusals`).
+    `rank`: mark the best of the models that learn. A model that could not answer a task has no row (see `refusals`).
     """
     scores = scores[~scores["metric"].astype(str).str.startswith(NOT_RUN)]
-    return [_task_table(str(task), rows, min_people) for task, rows in scores.groupby("task", sort=True)]
+    return [_task_table(str(task), rows, min_people, rank=rank) for task, rows in scores.groupby("task", sort=True)]
 
 
 def refusals(scores: pd.DataFrame) -> list[str]:
     """What was asked for and could not be answered, a sentence for each task and reason."""
     rows = scores[scores["metric"].astype(str).str.startswith(NOT_RUN)]
     return [
-        f"{task} was not run for {', '.join(sorted(own['model'], key=model_order))}: {str(metric).removeprefix(NOT_RUN)}."
-        for (task, metric), own in rows.groupby(["task", "metric"], sort=True)
+        f"{task}{'' if subset == ALL else f' ({subset})'} was not run for {', '.join(_in_order(own))}: "
+        f"{str(metric).removeprefix(NOT_RUN)}."
+        for (task, subset, metric), own in rows.groupby(["task", "subset", "metric"], sort=True)
     ]
 
 
-def _task_table(task: str, scores: pd.DataFrame, min_people: int) -> TaskTable:
-    known = [metric for metric in (CLASSIFICATION | REGRESSION) if metric in set(scores["metric"])]
+def title(metric: str) -> str:
+    """A metric's name with the direction that is better, where there is one."""
+    name = NAMES.get(metric, metric.replace("_", " ").capitalize())
+    return name if metric in WITHOUT_DIRECTION else f"{name} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+
+
+def group_order(group: str) -> int:
+    """Place of a group of architectures in a table; one that is not known comes last."""
+    return GROUPS.index(group) if group in GROUPS else len(GROUPS)
+
+
+def _in_order(scores: pd.DataFrame) -> list[str]:
+    """Models by the group of their architecture, then by name."""
+    groups = scores.drop_duplicates("model").set_index("model")["group"]
+    return sorted((str(model) for model in groups.index), key=lambda model: (group_order(str(groups[model])), model))
+
+
+def _task_table(task: str, scores: pd.DataFrame, min_people: int, *, rank: bool) -> TaskTable:
+    present = list(dict.fromkeys(scores["metric"].astype(str)))
+    first = [metric for metric in (*CLASSIFICATION, *REGRESSION) if metric in present][:1]
+    known = [*first, *(metric for metric in NAMES if metric in present and metric not in first)]
+    known += [metric for metric in present if metric not in known]
     cohorts = set(scores["cohort"].astype(str)) - {ALL}
     if len(cohorts) == 1:
         scores = scores[scores["cohort"] == ALL]
-    blocks = {
-        (str(block["model"].iloc[0]), str(block["cohort"].iloc[0])): block.drop_duplicates("metric")
-        for _, block in scores.groupby(["model", "cohort"], sort=False)
-    }
-    people = {
-        key: (str(block["num_per_level"].iloc[0]), int(block["num_people"].iloc[0])) for key, block in blocks.items()
-    }
-    enough = {key: fewest(*counts) >= min_people for key, counts in people.items()}
-    is_ranked = all(ranked for (_, cohort), ranked in enough.items() if cohort == ALL)
-    best = {metric: _best(scores, metric) for metric in known} if is_ranked else {}
-    rows = []
-    for model, cohort in sorted(blocks, key=lambda key: (key[1] != ALL, key[1], model_order(key[0]))):
-        by_metric = {str(row["metric"]): row for _, row in blocks[model, cohort].iterrows()}
-        marked = {metric for metric, winner in best.items() if winner == model and cohort == ALL}
-        rows.append(
-            Row(
-                model=model,
-                cohort=next(iter(cohorts)) if len(cohorts) == 1 else cohort,
-                people=_people_text(*people[model, cohort]),
-                num_people=people[model, cohort][1],
-                is_of_all=cohort == ALL,
-                ranked=enough[model, cohort],
-                may_have_seen=(blocks[model, cohort]["training_people"] == UNKNOWN).any(),
-                cells=[cell(metric, by_metric[metric], best=metric in marked) for metric in known],
-            )
-        )
-    return TaskTable(task, known, rows)
+    of_all = scores[(scores["cohort"] == ALL) & (scores["subset"] == ALL)]
+    best = {metric: _best(of_all, metric) for metric in known} if rank and _enough(of_all, min_people) else {}
+    order = {model: place for place, model in enumerate(_in_order(scores))}
+    rows = [
+        _row(block, known, {metric for metric, winner in best.items() if winner == block["model"].iloc[0]}, min_people)
+        for _, block in scores.groupby(["subset", "cohort", "model"], sort=True)
+    ]
+    rows.sort(key=lambda row: (row.subset != ALL, row.subset, row.cohort != ALL, row.cohort, order[row.model]))
+    counts = next((str(value) for value in of_all["num_per_level"]), "")
+    return TaskTable(task, known, rows, ", ".join(sorted(cohorts)), counts)
+
+
+def _enough(scores: pd.DataFrame, min_people: int) -> bool:
+    counts = zip(scores["num_per_level"], scores["num_people"], strict=True)
+    return all(fewest(str(per_level), int(people)) >= min_people for per_level, people in counts)
+
+
+def _row(block: pd.DataFrame, metrics: list[str], best: set[str], min_people: int) -> Row:
+    """The row of one model, cohort and subset; `best`: the metrics in which the model is best over all people."""
+    by_metric = {str(row["metric"]): row for _, row in block.iterrows()}
+    said = block.iloc[0]
+    counts = str(said["num_per_level"]), int(said["num_people"])
+    is_of_all = said["cohort"] == ALL and said["subset"] == ALL
+    return Row(
+        model=str(said["model"]),
+        group=str(said["group"]),
+        cohort=str(said["cohort"]),
+        subset=str(said["subset"]),
+        people=_people_text(*counts),
+        num_people=counts[1],
+        ranked=fewest(*counts) >= min_people,
+        may_have_seen=bool((block["training_people"] == UNKNOWN).any()),
+        cells=[
+            cell(metric, by_metric[metric], best=is_of_all and metric in best) if metric in by_metric else None
+            for metric in metrics
+        ],
+    )
 
 
 def _people_text(num_per_level: str, num_people: int) -> str:
@@ -154,71 +268,40 @@ def _people_text(num_per_level: str, num_people: int) -> str:
     return ", ".join(named) or f"{num_people} people"
 
 
-def _best(scores: pd.DataFrame, metric: str) -> str | None:
-    """The model with the best score over all people; None when no model that learns has one.
+def _best(of_all: pd.DataFrame, metric: str) -> str | None:
+    """The model with the best score over all people; None when fewer than two that learn from the brain have one.
 
     Weights that may have seen the test people do not compete.
     """
-    of_all = scores[(scores["metric"] == metric) & (scores["cohort"] == ALL) & scores["value"].notna()]
-    of_all = of_all[of_all["training_people"] != UNKNOWN]
-    learned = of_all[~of_all["model"].isin(REFERENCE_MODELS)]
-    if learned.empty:
+    learned = of_all[(of_all["metric"] == metric) & of_all["value"].notna() & ~of_all["group"].isin(BRAINLESS)]
+    learned = learned[learned["training_people"] != UNKNOWN]
+    if len(learned) < 2 or metric in WITHOUT_DIRECTION:
         return None
     values = learned["value"].to_numpy()
     place = values.argmin() if metric in LOWER_IS_BETTER else values.argmax()
     return str(learned["model"].iloc[int(place)])
 
 
-def model_order(model: str) -> tuple[int, str]:
-    """Sorting key of models: references, then baselines on FC, then the rest by name."""
-    if model in REFERENCE_MODELS:
-        return (0, model)
-    return (1 if model.startswith(("ridge", "logistic")) else 2, model)
-
-
 def cell(metric: str, score: pd.Series, *, best: bool) -> Cell:
     """A score as shown: value, interval, and the bar of metrics that live between 0 and 1."""
-    value, low, high = (float(score[column]) for column in ("value", "ci_low", "ci_high"))
+    value, low, high, chance = (float(score[column]) for column in ("value", "ci_low", "ci_high", "chance"))
     if math.isnan(value):
         return Cell("n/a", "", None)
     digits = 2 if metric == "mae" else 3
-    interval = "" if math.isnan(low) else f"{_signed(low, 2)} to {_signed(high, 2)}"
-    if metric in ("mae", "r2", "r") or math.isnan(low):
-        return Cell(_signed(value, digits), interval, value, best=best)
-    chance = 50.0 if metric == "auroc" else None
-    return Cell(_signed(value, digits), interval, value, 100 * low, 100 * high, 100 * value, chance=chance, best=best)
+    interval = "" if math.isnan(low) else f"{signed(low, 2)} to {signed(high, 2)}"
+    if metric in UNBOUNDED or math.isnan(low):
+        return Cell(signed(value, digits), interval, value, best=best)
+    mark = None if math.isnan(chance) else 100 * chance
+    return Cell(signed(value, digits), interval, value, 100 * low, 100 * high, 100 * value, chance=mark, best=best)
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
     """A number with a true minus sign, and none before a rounded zero."""
     text = f"{value:.{digits}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
-@dataclass(frozen=True)
-class Overview:
-    """The headline table: the primary metric of every task, over all its people."""
-
-    tasks: list[TaskTable]
-    models: list[str]
-
-    def headline(self, model: str, task: TaskTable) -> Cell | None:
-        """The primary metric of a model in a task; None where it was not run."""
-        for row in task.rows:
-            if row.model == model and row.is_of_all:
-                return row.cells[0]
-        return None
-
-    def may_have_seen(self, model: str) -> bool:
-        """Whether the weights of any of its rows may have met the people whom they were tested on."""
-        return any(row.may_have_seen for task in self.tasks for row in task.rows if row.model == model)
-
-    def people(self, task: TaskTable) -> str:
-        """People behind a task's headline, by level."""
-        return next((row.people for row in task.rows if row.is_of_all), "")
-
-
 def overview(tables: list[TaskTable]) -> Overview:
     """Models and tasks of the headline table, in reading order."""
-    models = {row.model for table in tables for row in table.rows}
-    return Overview(tables, sorted(models, key=model_order))
+    groups = {row.model: row.group for table in tables for row in table.rows}
+    return Overview(tables, sorted(groups, key=lambda model: (group_order(groups[model]), model)))

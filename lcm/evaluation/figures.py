@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,26 +43,30 @@ def image_uri(path: Path) -> str:
     return uri(path.read_bytes(), kinds[path.suffix])
 
 
-def _figure(width_in: float, height_in: float) -> Figure:
+def blank(width_in: float, height_in: float) -> Figure:
+    """An empty white figure of that size in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width_in, height_in), dpi=DPI, facecolor="white", layout="constrained")
 
 
-def _finish(figure: Figure) -> str:
+def finished(figure: Figure) -> str:
+    """The figure as a PNG data URI; the same drawing gives the same bytes."""
     buffer = BytesIO()
     # No software tag: the same input gives the same bytes.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return uri(buffer.getvalue(), "png")
 
 
-def _whole_ticks(axes: Axes) -> None:
+def whole_ticks(axes: Axes) -> None:
+    """At most six whole numbers along x."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Axes in the page's style: two spines, muted ticks, small labels."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     axes.tick_params(colors=MUTED, labelsize=8, length=3)
@@ -72,24 +76,55 @@ def _plain(axes: Axes) -> None:
 
 def connectome(fc_RR: np.ndarray, *, limit: float, label: str) -> str:
     """Mean connectome as a matrix, blue to red over ±`limit`; regions without a value are grey, `label` names the value."""
-    from matplotlib import colormaps
-
-    figure = _figure(4.0, 3.4)
+    figure = blank(4.0, 3.4)
     axes = figure.subplots()
-    colours = colormaps["RdBu_r"].with_extremes(bad="#b8c0c8")
-    shown_RR = np.ma.masked_invalid(fc_RR)
-    image = axes.imshow(shown_RR, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest", aspect="equal")
+    image = _matrix(axes, fc_RR, limit)
     axes.set_xlabel("region")
     axes.set_ylabel("region")
-    _whole_ticks(axes)
+    whole_ticks(axes)
     axes.set_yticks([tick for tick in axes.get_xticks() if 0 <= tick < len(fc_RR)])
     axes.set_xlim(-0.5, len(fc_RR) - 0.5)
-    _plain(axes)
+    plain(axes)
     bar = figure.colorbar(image, ax=axes, shrink=0.85, pad=0.02)
     bar.set_label(label, size=9, color=INK)
     bar.ax.tick_params(labelsize=8, colors=MUTED)
     bar.outline.set_visible(False)
-    return _finish(figure)
+    return finished(figure)
+
+
+def connectomes(means: Mapping[str, np.ndarray], shifts: Mapping[str, np.ndarray]) -> str:
+    """Mean connectomes (R×R each) side by side under one scale, and differences beside them under another."""
+    figure = blank(2.5 * (len(means) + len(shifts)) + 0.9, 2.7)
+    grid = figure.subplots(1, len(means) + len(shifts), squeeze=False)[0]
+    for panels, all_axes, label in (
+        (means, grid[: len(means)], "mean"),
+        (shifts, grid[len(means) :], "difference"),
+    ):
+        limit = _limit(np.stack(list(panels.values())))
+        for axes, (name, fc_RR) in zip(all_axes, panels.items(), strict=True):
+            image = _matrix(axes, fc_RR, limit)
+            axes.set_title(name, fontsize=9, color=INK)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, ax=list(all_axes), shrink=0.8, pad=0.02)
+        bar.set_label(label, size=8, color=INK)
+        bar.ax.tick_params(labelsize=7, colors=MUTED)
+        bar.outline.set_visible(False)
+    return finished(figure)
+
+
+def _limit(values: np.ndarray) -> float:
+    """98th percentile of sizes: a few homotopic pairs would otherwise wash out the rest."""
+    sizes = np.abs(values[np.isfinite(values)])
+    return float(np.quantile(sizes, 0.98)) or 1.0 if len(sizes) else 1.0
+
+
+def _matrix(axes: Axes, fc_RR: np.ndarray, limit: float) -> Any:
+    from matplotlib import colormaps
+
+    colours = colormaps["RdBu_r"].with_extremes(bad="#b8c0c8")
+    shown_RR = np.ma.masked_invalid(fc_RR)
+    return axes.imshow(shown_RR, cmap=colours, vmin=-limit, vmax=limit, interpolation="nearest", aspect="equal")
 
 
 def carpet(
@@ -107,16 +142,16 @@ def carpet(
     if before_TR is not None:
         panels.append((1.5, lambda axes: _carpet_panel(axes, before_TR, "before")))
     panels.append((1.5, lambda axes: _carpet_panel(axes, after_TR, "denoised")))
-    figure = _figure(6.4, 0.6 + 1.1 * sum(height for height, _ in panels))
+    figure = blank(6.4, 0.6 + 1.1 * sum(height for height, _ in panels))
     all_axes = figure.subplots(
         len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [h for h, _ in panels]}
     )[:, 0]
     for axes, (_, draw) in zip(all_axes, panels, strict=True):
         draw(axes)
-        _plain(axes)
+        plain(axes)
     all_axes[-1].set_xlabel("volume")
     all_axes[-1].set_xlim(-0.5, len(after_TR) - 0.5)
-    return _finish(figure)
+    return finished(figure)
 
 
 def _motion_trace(axes: Axes, fd_mm_T: np.ndarray, kept_T: np.ndarray, fd_limit_mm: float | None) -> None:
@@ -164,24 +199,24 @@ def zscored(series_TR: np.ndarray) -> np.ndarray:
 def coverage(median_R: np.ndarray, lowest_R: np.ndarray) -> str:
     """Share of every region inside the brain mask, regions from least to most covered: median and lowest scan."""
     order = np.lexsort((lowest_R, median_R))
-    figure = _figure(4.0, 2.4)
+    figure = blank(4.0, 2.4)
     axes = figure.subplots()
     axes.plot(100 * median_R[order], color=BLUE, linewidth=1.6, label="median scan")
     axes.plot(100 * lowest_R[order], color=ORANGE, linewidth=1.2, linestyle=(0, (4, 2)), label="worst scan")
     axes.set_ylim(-2, 104)
     axes.set_xlabel("regions, least covered first")
-    _whole_ticks(axes)
+    whole_ticks(axes)
     axes.set_ylabel("coverage (%)")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
-    _plain(axes)
-    return _finish(figure)
+    plain(axes)
+    return finished(figure)
 
 
 def histogram(value_N: np.ndarray, *, label: str, count_label: str, limit: float | None) -> str:
     """Histogram of one number a scan, with a dashed line at `limit` if there is one."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(4.0, 2.4)
+    figure = blank(4.0, 2.4)
     axes = figure.subplots()
     num_bins = int(np.clip(np.ceil(2 * len(value_N) ** (1 / 3)), 4, 30))  # Rice's rule
     axes.hist(value_N, bins=num_bins, color=BLUE, edgecolor="white", linewidth=0.8)
@@ -190,11 +225,11 @@ def histogram(value_N: np.ndarray, *, label: str, count_label: str, limit: float
     axes.set_xlabel(label)
     axes.set_ylabel(count_label)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    _plain(axes)
-    return _finish(figure)
+    plain(axes)
+    return finished(figure)
 
 
-def _style(number: int) -> tuple[str, str]:
+def style_of(number: int) -> tuple[str, str]:
     """Colour and line style of the strategy with that place."""
     turn, place = divmod(number, len(STRATEGY_COLOURS))
     return STRATEGY_COLOURS[place], ("-", "--", ":")[turn % 3]
@@ -205,10 +240,10 @@ def ridges(values: Mapping[str, np.ndarray], *, label: str) -> str:
     reach = max(0.3, math.ceil(10 * max(float(np.abs(value).max()) for value in values.values())) / 10)
     bins = np.linspace(-reach, reach, 61)
     middle = (bins[1:] + bins[:-1]) / 2
-    figure = _figure(4.0, 0.7 + 0.4 * len(values))
+    figure = blank(4.0, 0.7 + 0.4 * len(values))
     axes = figure.subplots()
     for number, value in enumerate(values.values()):
-        base, (colour, style) = len(values) - 1 - number, _style(number)
+        base, (colour, style) = len(values) - 1 - number, style_of(number)
         counts = np.histogram(value, bins)[0]
         height = 0.85 * counts / counts.max()
         axes.fill_between(middle, base, base + height, step="mid", color=colour, alpha=0.25, linewidth=0)
@@ -219,20 +254,20 @@ def ridges(values: Mapping[str, np.ndarray], *, label: str) -> str:
     axes.set_xlim(-reach, reach)
     axes.set_ylim(-0.08, len(values))
     axes.set_xlabel(label)
-    _plain(axes)
+    plain(axes)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    return _finish(figure)
+    return finished(figure)
 
 
 def binned(
     curves: Mapping[str, tuple[np.ndarray, np.ndarray]], *, label: str, value_label: str, num_bins: int = 10
 ) -> str:
     """Mean of y in bins of x that hold equally many points, a line a name; x and y of each name have one length."""
-    figure = _figure(4.0, 2.4 + 0.2 * math.ceil(len(curves) / 3))
+    figure = blank(4.0, 2.4 + 0.2 * math.ceil(len(curves) / 3))
     axes = figure.subplots()
     for number, (name, (x, y)) in enumerate(curves.items()):
-        colour, style = _style(number)
+        colour, style = style_of(number)
         groups = np.array_split(np.argsort(x, kind="stable"), min(num_bins, len(x)))
         means = [(float(x[group].mean()), float(y[group].mean())) for group in groups]
         axes.plot(
@@ -248,5 +283,5 @@ def binned(
     axes.set_xlabel(label)
     axes.set_ylabel(value_label)
     figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8, labelcolor=INK)
-    _plain(axes)
-    return _finish(figure)
+    plain(axes)
+    return finished(figure)

@@ -174,10 +174,37 @@ def suppress_site_effects(table: pd.DataFrame, num_people: pd.Series, min_cell: 
 def suppress_scores(scores: pd.DataFrame, min_cell: int) -> pd.DataFrame:
     """The `scores` table without the cohorts of a task that have too few test people, and with small levels hidden.
 
-    A cohort's row goes with all its metrics: of three people, an accuracy says who was right.
+    A cohort's row goes with all its metrics: of three people, an accuracy says who was right. A subset (see SCORES) is shown
+    over all cohorts alone, where at no level few people are in it, or out of it.
     """
-    parts = [_suppress_task(own, min_cell) for _, own in scores.groupby(["model", "task"], sort=False)]
+    parts = []
+    for _, own in scores.groupby(["protocol", "model", "task"], sort=False):
+        whole = own[own["subset"] == ALL]
+        parts += [_suppress_task(whole, min_cell)] if len(whole) else []
+        parts += _open_subsets(own, min_cell)
     return pd.concat(parts) if parts else scores
+
+
+def _open_subsets(scores: pd.DataFrame, min_cell: int) -> list[pd.DataFrame]:
+    of_all = scores[(scores["cohort"] == ALL)]
+    whole = of_all[of_all["subset"] == ALL]
+    if whole.empty:
+        return []
+    total = _people_of_levels(whole.iloc[0])
+    shown = []
+    for _, own in of_all[of_all["subset"] != ALL].groupby("subset", sort=False):
+        inside = _people_of_levels(own.iloc[0])
+        parts = [
+            count for level, all_of in total.items() for count in (inside.get(level, 0), all_of - inside.get(level, 0))
+        ]
+        if own["num_people"].iloc[0] > 0 and not is_small(np.array(parts), min_cell).any():
+            shown.append(own)
+    return shown
+
+
+def _people_of_levels(row: pd.Series) -> Mapping[str, int]:
+    """People of each level, or of the one group that a continuous target has."""
+    return _by_level(row["num_per_level"]) or {"": int(row["num_people"])}
 
 
 def _suppress_task(scores: pd.DataFrame, min_cell: int) -> pd.DataFrame:

@@ -71,7 +71,7 @@ def test_the_order_of_the_rows_changes_no_count() -> None:
 
 def test_the_data_dictionary_describes_every_column_of_the_table() -> None:
     told = data_dictionary()
-    variables = {name: variable for name, variable in read_vocabulary().items() if variable.origin != "images"}
+    variables = read_vocabulary()
     assert list(told) == [*BEI.columns, *variables, *(f"{name}_source" for name in variables)]
     assert all(entry["Description"] for entry in told.values())
     assert told["age"]["Units"] == "years"
@@ -79,7 +79,6 @@ def test_the_data_dictionary_describes_every_column_of_the_table() -> None:
     assert list(told["autism"]["Levels"]) == ["control", "autism"]
     assert told["autism"]["Levels"]["autism"]["TermURL"] == read_vocabulary()["autism"].levels["autism"].term
     assert set(told["sex_source"]["Levels"]) == {"observed", "pseudo", "missing"}
-    assert "motion" not in told
 
 
 def test_the_stage_writes_the_counts_and_the_dictionary_beside_the_table(tmp_path: Path) -> None:

@@ -24,3 +24,26 @@ def test_a_job_is_counted_once_though_its_bundle_names_the_stage_too(tmp_path: P
     (found,) = read_records(tmp_path)
     assert (found.stage, found.num_jobs, found.seconds, found.peak_mb) == ("finetune", 2, 4.0, 101)
     assert found.settings == [{"seed": 1}]
+
+
+def test_texts_that_differ_name_the_protocols_and_models_they_are_about(tmp_path: Path):
+    said = {
+        ("honest", "lcm"): "Many epochs.",
+        ("honest", "mlp"): "Few epochs.",
+        ("honest", "ridge"): "Many epochs.",
+        ("paper", "lcm"): "Few epochs.",
+    }
+    for (protocol, model), text in said.items():
+        folder = tmp_path / "finetune" / protocol / model / "sex" / "fold-0"
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_text(json.dumps({"stage": "finetune", "seconds": 1.0, "methods": text}))
+    for protocol in ("honest", "paper"):
+        folder = tmp_path / "split" / protocol
+        folder.mkdir(parents=True)
+        (folder / "folds.json").write_text(json.dumps({"stage": "split", "seconds": 1.0, "methods": "One text."}))
+    split, finetune = read_records(tmp_path)
+    assert [(part.text, part.about) for part in split.methods] == [("One text.", "")]
+    assert {part.text: part.about for part in finetune.methods} == {
+        "Many epochs.": "honest: lcm, ridge",
+        "Few epochs.": "honest: mlp; paper",
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -17,20 +18,20 @@ import pyarrow as pa
 import pytest
 
 from lcm.config import Report
-from lcm.evaluation.benchmark import overview, task_tables
 from lcm.evaluation.figures import zscored
 from lcm.evaluation.flow import public
 from lcm.evaluation.metrics import not_run
 from lcm.evaluation.preprocessing import preprocessing_rows, read_runs
 from lcm.evaluation.quality import censoring_limit, inspect
-from lcm.evaluation.report import main, read_scores
+from lcm.evaluation.report import main
+from lcm.evaluation.study import read_evaluated
 from lcm.evaluation.table_one import VOCABULARY
+from lcm.result_tables import COMPARISONS, SCORES, write_predictions
 from lcm.tables import (
     COHORT_FLOW,
     OUTCOMES,
     RUNS,
     SCANS,
-    SCORES,
     SITE_EFFECTS,
     TABLE_ONE,
     read_arrow,
@@ -38,17 +39,22 @@ from lcm.tables import (
     write_arrow,
     write_tsv,
 )
-from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, STRATEGIES, plant
+from tests.planted_results import CENSORED, NUM_VOLUMES, PRIVATE, REGIONS, STRATEGIES, plant, plant_all, plant_model
 
 
 def report(
-    results: Path, *, verdict: bool = False, strategies: Sequence[str] = STRATEGIES, **settings: object
+    results: Path,
+    *,
+    verdict: bool = False,
+    strategies: Sequence[str] = STRATEGIES,
+    asked: str | None = None,
+    **settings: object,
 ) -> int | None:
     settings = Report.model_validate(settings)
     return main(
         argparse.Namespace(
-            models=None,
-            tasks=None,
+            asked=asked,
+            table=None,
             strategies=list(strategies),
             atlas="AAL",
             results=results,
@@ -69,7 +75,7 @@ def results(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tree with its report written."""
-    results = plant(tmp_path_factory.mktemp("results"))
+    results = plant_all(tmp_path_factory.mktemp("results"))
     report(results)
     return results
 
@@ -105,23 +111,126 @@ class Elements(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def read_scores(results: Path) -> pd.DataFrame:
+    return read_evaluated(results, "scores.tsv", SCORES)
+
+
 def test_every_score_of_the_tables_is_on_the_page(reported, page):
     scores = read_scores(reported)
-    assert len(scores) == 3 * 2 * (7 + 3)
+    assert set(scores["protocol"]) == {"honest", "leave-site-out", "paper"}
     for row in scores.dropna(subset=["value"]).itertuples():
-        digits = 2 if row.metric == "mae" else 3
-        assert f">{row.value:.{digits}f}<".replace("-0.000", "0.000").replace("-", "−") in page, row.metric
+        if row.cohort == "all":
+            digits = 2 if row.metric == "mae" else 3
+            assert f">{row.value:.{digits}f}<".replace("-0.000", "0.000").replace("-", "−") in page, row.metric
 
 
 def test_planted_accuracy_is_what_the_benchmark_says(reported):
-    scores = read_tsv(reported / "report" / "benchmark.tsv", SCORES).set_index(["model", "task", "cohort", "metric"])
-    assert scores.loc[("lcm", "autism", "all", "accuracy"), "value"] == 0.8
-    assert scores.loc[("lcm", "age", "all", "mae"), "value"] == pytest.approx(3.0)
-    assert scores.loc[("majority", "autism", "all", "auroc"), "value"] == 0.5
+    scores = read_tsv(reported / "report" / "benchmark.tsv", SCORES)
+    scores = scores.set_index(["protocol", "model", "task", "subset", "cohort", "metric"])["value"]
+    assert scores["honest", "lcm", "autism", "all", "all", "accuracy"] == 0.8
+    assert scores["honest", "lcm", "age", "all", "all", "mae"] == pytest.approx(3.0)
+    assert scores["honest", "majority", "autism", "all", "all", "auroc"] == 0.5
 
 
 def test_the_benchmark_file_is_the_scores_of_evaluate(reported):
     pd.testing.assert_frame_equal(read_tsv(reported / "report" / "benchmark.tsv", SCORES), read_scores(reported))
+
+
+def section(page: str, name: str) -> str:
+    """The part of the page with that id."""
+    start = page.index(f'<section id="{name}"')
+    return page[start : page.index("</section>", start)]
+
+
+def test_an_optimistic_protocol_is_labelled_and_never_best_nor_in_the_headline(page):
+    optimistic = section(page, "optimistic")
+    assert "The epoch was chosen on the people it is tested on" in optimistic
+    assert "protocol paper" in optimistic
+    assert 'class="score best"' not in optimistic
+    assert "paper" not in section(page, "benchmark")
+    assert "paper" not in section(page, "comparisons")
+    assert "leave-site-out" in section(page, "protocols")
+    assert "leave-site-out" not in section(page, "benchmark")
+
+
+def test_comparisons_are_against_the_reference_on_the_same_people(reported, page):
+    table = read_tsv(reported / "report" / "comparisons.tsv", COMPARISONS).set_index(["protocol", "task", "model"])
+    assert set(table.index.get_level_values("protocol")) == {"honest", "leave-site-out"}
+    row = table.loc[("honest", "age", "lcm")]
+    assert row["reference"] == "ridge"
+    assert row["difference"] == pytest.approx(-3.0)
+    assert row["p_holm"] >= row["p"]
+    assert ">−3.000<" in section(page, "comparisons")
+    assert "leave-site-out, autism, lcm: not compared" in section(page, "comparisons")
+
+
+def test_overlap_decodability_cost_and_balance_stand_on_the_page(page):
+    checks = section(page, "checks")
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in checks.split("<tr>")]
+    assert ["choice", "honest", "autism", "lcm", "42", "0", "0 of 3", "clean"] in rows
+    assert ["choice", "paper", "autism", "lcm", "42", "42", "3 of 3", "by design"] in rows
+    assert ["lcm", "honest", "autism", "site", "balanced accuracy", "0.800", "0.700", "0.900", "0.500", "3"] in rows
+    assert ["lcm", "honest", "autism", "cpu", "1,234,567", "n/a", "12.5", "n/a", "1.2"] in rows
+    assert "motion tertile: not run: unknown." in checks
+    benchmark = section(page, "benchmark")
+    assert ["age", "abide", "0.61", "0.04", "12"] in [
+        re.findall(r">([^<>]+)</t[hd]>", row) for row in benchmark.split("<tr>")
+    ]
+
+
+def test_the_people_of_each_fold_are_printed(reported, page):
+    rows = [re.findall(r">([^<>]+)</t[hd]>", row) for row in section(page, "benchmark").split("<tr>")]
+    assert ["0", "7", "7", "14", "26"] in rows
+    assert ["2", "6", "6", "12", "26"] in rows
+    csv = pd.read_csv(reported / "report" / "tables" / "folds-honest-autism.csv")
+    assert csv["Test people"].sum() == 40
+
+
+def test_the_figures_of_a_task_state_its_numbers(page):
+    alts = [attributes["alt"] or "" for attributes in Elements(section(page, "figures")).of("img")]
+    (curve,) = (alt for alt in alts if alt.startswith("ROC"))
+    assert "lcm: AUROC 0.802 [" in curve
+    assert "ridge: AUROC 1.000" in curve
+    assert "majority" not in curve
+    (matrix,) = (alt for alt in alts if alt.startswith("Confusion"))
+    assert "control named right 80 %" in matrix
+    assert any("MAE 3.00" in alt for alt in alts)
+    assert len(alts) == 5
+
+
+def test_the_attention_map_names_the_region_with_most_of_it(page):
+    (alt,) = (attributes["alt"] or "" for attributes in Elements(section(page, "attention")).of("img"))
+    assert f"Largest: {REGIONS[0]} 10.00" in alt
+
+
+def test_group_means_name_the_groups_and_their_difference(page):
+    (alt,) = (attributes["alt"] or "" for attributes in Elements(section(page, "groups")).of("img"))
+    assert "abide by autism (20 control, 20 autism)" in alt
+    assert "autism less control: mean over edges" in alt
+
+
+def test_what_is_not_asked_for_any_more_is_not_shown(reported, tmp_path):
+    results = shutil.copytree(reported, tmp_path / "results", ignore=shutil.ignore_patterns("report"))
+    rows = [["ridge", "age"], ["majority", "age"]]
+    asked = {"protocols": {"honest": {"select": "validation", "design": "stratified", "rows": rows}}}
+    report(results, asked=json.dumps(asked))
+    scores = read_tsv(results / "report" / "benchmark.tsv", SCORES)
+    assert set(zip(scores["protocol"], scores["model"], scores["task"], strict=True)) == {
+        ("honest", "ridge", "age"),
+        ("honest", "majority", "age"),
+    }
+    text = (results / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Protocol honest (people in folds, stratified)." in text
+    assert 'id="optimistic"' not in text
+    assert 'id="task-autism"' not in text
+
+
+def test_every_table_of_results_lies_beside_the_page_as_csv_and_latex(reported):
+    folder = reported / "report" / "tables"
+    for name in ("scores-honest-autism", "scores-paper-autism", "comparisons-honest", "overlap", "decodability"):
+        assert len(pd.read_csv(folder / f"{name}.csv")) > 0
+        assert r"\toprule" in (folder / f"{name}.tex").read_text(encoding="utf-8")
+    assert "Optimistic" in (folder / "scores-paper-autism.tex").read_text(encoding="utf-8")
 
 
 def test_outcomes_count_every_scan_once(reported):
@@ -206,7 +315,7 @@ def test_planted_motion_is_in_the_site_section_and_what_was_not_run_says_why(rep
 
 @pytest.fixture(scope="module")
 def public_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    results = plant(tmp_path_factory.mktemp("public"))
+    results = plant_all(tmp_path_factory.mktemp("public"))
     report(results, share="public")
     return results / "report" / "index.html"
 
@@ -233,7 +342,8 @@ def test_a_public_report_shows_no_single_scan_and_no_dataset_of_few(public_page)
     assert 'scope="row">RAW<' not in shown
     assert 'scope="row">READY<' in shown
     assert not any(word in shown for word in ("Carpet", "Registration", "Histogram of mean framewise"))
-    assert len(Elements(text).of("img")) == 4
+    assert "Confusion matrices" not in text
+    assert len(Elements(text).of("img")) - len(Elements(section(text, "papers")).of("img")) == 10
 
 
 def test_the_verdict_of_a_public_report_says_at_least_how_many(public_page, capsys):
@@ -301,42 +411,10 @@ def test_the_page_needs_no_network(page):
 
 def test_tables_and_figures_can_be_read_aloud(page):
     elements = Elements(page)
-    assert page.count("<caption><span>") == len(elements.of("table"))
-    assert all(attributes.get("scope") in ("col", "row") for attributes in elements.of("th"))
-    assert len(elements.of("img")) == 11
+    assert len(elements.of("caption")) == len(elements.of("table"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup", "rowgroup") for attributes in elements.of("th"))
+    assert len(elements.of("img")) - len(Elements(section(page, "papers")).of("img")) == 18
     assert all(len(attributes["alt"] or "") > 20 for attributes in elements.of("img"))
-
-
-def test_few_people_are_not_ranked_and_enough_are(reported):
-    scores = read_scores(reported)
-    few = {table.task: table for table in task_tables(scores, min_people=30)}
-    assert not few["autism"].ranked
-    assert few["age"].ranked
-    assert not any(cell.best for row in few["autism"].rows for cell in row.cells)
-    enough = {table.task: table for table in task_tables(scores, min_people=20)}
-    best = {row.model for row in enough["autism"].rows for cell in row.cells if cell.best}
-    assert enough["autism"].ranked
-    assert best
-    assert "majority" not in best
-
-
-def test_weights_that_may_have_seen_the_tested_are_marked_and_never_the_best(reported):
-    scores = read_scores(reported)
-    unknown = scores.assign(training_people=np.where(scores["model"] == "lcm", "unknown", "listed"))
-    tables = task_tables(unknown, min_people=20)
-    rows = next(table for table in tables if table.task == "age").overall
-    assert [(row.model, row.may_have_seen, row.cells[0].best) for row in rows] == [
-        ("majority", False, False),
-        ("ridge", False, True),
-        ("lcm", True, False),
-    ]
-    assert [model for model in overview(tables).models if overview(tables).may_have_seen(model)] == ["lcm"]
-
-
-def test_a_lower_error_is_better(reported):
-    rows = next(t for t in task_tables(read_scores(reported), min_people=30) if t.task == "age").rows
-    assert [row.model for row in rows] == ["majority", "ridge", "lcm"]
-    assert [row.cells[0].best for row in rows] == [False, False, True]
 
 
 def test_methods_settings_and_versions_come_from_the_records(page):
@@ -379,7 +457,7 @@ def test_series_that_came_denoised_have_no_carpet_but_a_connectome_under_the_fir
     assert quality.example is None
     report(results)
     text = (results / "report" / "index.html").read_text(encoding="utf-8")
-    assert len(Elements(text).of("img")) == 10
+    assert len(Elements(text).of("img")) == 11
     motion = text[text.index('id="motion"') : text.index('id="methods"')]
     assert motion.count('<th scope="row">READY</th>') == 1
     assert '<td class="name">denoised elsewhere</td>' in motion
@@ -554,7 +632,6 @@ def test_the_censoring_limit_is_the_strategys_own_where_it_has_one(results, stra
 
 
 def test_a_study_without_models_still_has_a_page(results):
-    shutil.rmtree(results / "evaluate")
     report(results, title="Only images")
     text = (results / "report" / "index.html").read_text(encoding="utf-8")
     assert "No model was evaluated" in text
@@ -572,15 +649,22 @@ def test_a_censored_volume_is_a_gap_in_the_carpet_and_not_the_end_of_it():
     np.testing.assert_allclose(scored_TR, [[-1, 0], [nan, nan], [0, 0], [1, 0]])
 
 
-def test_a_task_that_could_not_be_answered_is_named_with_its_reason(results):
+def not_run_row(model: str, task: str, reason: str) -> pd.DataFrame:
+    named = {"protocol": "honest", "select": "validation", "group": "network", "subset": "all"}
+    return not_run(reason, model=model, task=task, **named)
+
+
+def test_a_task_that_could_not_be_answered_is_named_with_its_reason(tmp_path):
+    results = plant(tmp_path)
+    plant_model(results, "ridge", "age")
+    folder = results / "evaluate" / "honest"
     for model in ("majority", "ridge", "lcm"):
-        write_tsv(
-            not_run(model, "sex", "fold 1: nobody <knows>"), results / "evaluate" / model / "sex" / "scores.tsv", SCORES
-        )
-    write_tsv(not_run("lcm", "age", "no test person"), results / "evaluate" / "lcm" / "age" / "scores.tsv", SCORES)
+        rows = not_run_row(model, "sex", "fold 1: nobody <knows>")
+        write_tsv(rows, folder / model / "sex" / "scores.tsv", SCORES)
+    write_tsv(not_run_row("lcm", "age", "no test person"), folder / "lcm" / "age" / "scores.tsv", SCORES)
     report(results)
     text = (results / "report" / "index.html").read_text(encoding="utf-8")
-    assert "sex was not run for majority, ridge, lcm: fold 1: nobody &lt;knows&gt;." in text
+    assert "sex was not run for lcm, majority, ridge: fold 1: nobody &lt;knows&gt;." in text
     assert "age was not run for lcm: no test person." in text
     assert 'id="task-sex"' not in text
     benchmark = read_tsv(results / "report" / "benchmark.tsv", SCORES)
@@ -588,9 +672,11 @@ def test_a_task_that_could_not_be_answered_is_named_with_its_reason(results):
 
 
 def test_a_study_without_one_answer_still_has_a_page(results):
-    for path in (results / "evaluate").glob("*/*/scores.tsv"):
-        write_tsv(not_run(path.parts[-3], path.parts[-2], "nobody"), path, SCORES)
+    for model in ("majority", "lcm"):
+        folder = results / "evaluate" / "honest" / model / "autism"
+        write_tsv(not_run_row(model, "autism", "nobody"), folder / "scores.tsv", SCORES)
+        write_predictions(pd.DataFrame(), folder / "predictions.parquet")
     report(results)
     text = (results / "report" / "index.html").read_text(encoding="utf-8")
     assert "No model was evaluated" in text
-    assert "autism was not run for majority, ridge, lcm: nobody." in text
+    assert "autism was not run for lcm, majority: nobody." in text

@@ -23,7 +23,8 @@ from lcm.evaluation.suppression import (
     suppress_table_one,
 )
 from lcm.evaluation.table_one import read_variables, table_one
-from lcm.tables import LABELS, OUTCOMES, SCORES, SITE_EFFECTS
+from lcm.result_tables import SCORES
+from lcm.tables import LABELS, OUTCOMES, SITE_EFFECTS
 
 MIN = 5
 MARK = mark(MIN)
@@ -246,14 +247,27 @@ def test_labels_of_few_people_are_hidden_with_another_level():
     assert shown["num_scans"].tolist() == ["40", MARK, MARK, "60"]
 
 
-def scores(**per_cohort: str) -> pd.DataFrame:
+def scores(subset: str = "all", **per_cohort: str) -> pd.DataFrame:
+    row = {"protocol": "honest", "select": "validation", "model": "lcm", "group": "network", "task": "autism"}
+    row |= {"value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "chance": 0.5, "training_people": "listed", "subset": subset}
     rows = []
     for cohort, text in per_cohort.items():
         count = sum(int(part.split("=")[1]) for part in text.split(";"))
-        rows += [
-            ("lcm", "autism", cohort, metric, 0.5, 0.4, 0.6, count, text, "listed") for metric in ("auroc", "accuracy")
-        ]
-    return pd.DataFrame(rows, columns=list(SCORES.columns))
+        people = {"cohort": cohort, "num_people": count, "num_per_level": text}
+        rows += [row | people | {"metric": metric} for metric in ("auroc", "accuracy")]
+    return pd.DataFrame(rows)[list(SCORES.columns)]
+
+
+@pytest.mark.parametrize(
+    ("inside", "is_shown"),
+    [("no=20;yes=8", True), ("no=33;yes=8", False), ("no=4;yes=8", False), ("no=35;yes=16", True)],
+)
+def test_a_subset_is_public_where_few_are_neither_in_it_nor_out_of_it(inside, is_shown):
+    whole = scores(all="no=35;yes=16", abide="no=35;yes=16")
+    part = scores("low-motion", all=inside, abide=inside)
+    shown = suppress_scores(pd.concat([whole, part], ignore_index=True), MIN)
+    assert (shown["subset"] == "low-motion").sum() == (2 if is_shown else 0)
+    assert (shown["subset"] == "all").sum() == 4
 
 
 def test_a_cohort_of_few_test_people_has_no_public_score():

@@ -36,9 +36,9 @@ def test_every_variable_says_what_it_means_and_numbers_have_unit_and_range() -> 
             assert variable.range[0] < variable.range[1], name
 
 
-def test_only_motion_is_measured_from_images_and_only_the_state_comes_from_the_task() -> None:
+def test_only_the_state_comes_from_the_task() -> None:
     origins = {name: variable.origin for name, variable in read_vocabulary().items() if variable.origin != "table"}
-    assert origins == {"cognitive_state": "task", "motion": "images"}
+    assert origins == {"cognitive_state": "task"}
 
 
 def test_a_variable_is_categorical_continuous_or_a_label() -> None:

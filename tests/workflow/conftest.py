@@ -73,6 +73,7 @@ def small_study(tmp_path: Path) -> SmallStudy:
     config["datasets"] = {"LAB": {"path": "bids", "input": "bids", "cohort": "generic"}}
     config["tasks"] = {"sex": {"target": "sex", "levels": ["female", "male"]}}
     config["models"] = {name: {"architecture": name} for name in ("majority", "ridge")}
+    config["protocols"] = {"honest": {}}
     config["simulate"] = config["export"] = None
     config["strategies"] = ["9P"]
     config["split"]["num_folds"] = 2

@@ -32,7 +32,18 @@ function column(page, index) {
   return [...page.querySelectorAll("#overview tbody tr")].map((row) => row.cells[index].dataset.value ?? row.cells[index].textContent);
 }
 
-frame.addEventListener("load", () => {
+// axe-core's rules over the page with every fold opened; what it holds against the page, worst first.
+async function violations(page, view) {
+  if (!page.defaultView.parent.AXE) return null;
+  for (const part of page.querySelectorAll("details")) part.open = true;
+  const script = page.createElement("script");
+  script.textContent = await (await fetch(page.defaultView.parent.AXE)).text();
+  page.head.append(script);
+  const found = await view.axe.run(page, { resultTypes: ["violations"] });
+  return found.violations.map((rule) => ({ id: rule.id, impact: rule.impact, nodes: rule.nodes.map((node) => node.html.slice(0, 200)) }));
+}
+
+frame.addEventListener("load", async () => {
   const [page, view] = [frame.contentDocument, frame.contentWindow];
   view.addEventListener("error", (event) => errors.push(event.message));
   const button = page.querySelectorAll("#overview thead button")[1];
@@ -54,5 +65,10 @@ frame.addEventListener("load", () => {
     duplicate_ids: page.querySelectorAll("[id]").length - new Set([...page.querySelectorAll("[id]")].map((e) => e.id)).size,
     missing_anchors: [...page.querySelectorAll('a[href^="#"]')].filter((a) => !page.querySelector(a.getAttribute("href"))).length,
   };
+  const stops = page.querySelectorAll("a[href], button, summary, [tabindex='0']");
+  seen.first_stop = stops[0].getAttribute("href");
+  seen.unreachable = [...page.querySelectorAll("*")].filter((e) => e.scrollWidth > e.clientWidth + 1 && e.clientWidth > 0
+    && ["auto", "scroll"].includes(view.getComputedStyle(e).overflowX) && e.tabIndex < 0 && !e.querySelector("a, button")).length;
+  seen.violations = await violations(page, view);
   document.body.dataset.seen = JSON.stringify(seen);
 });

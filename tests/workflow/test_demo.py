@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from lcm.tables import BEI, FOLDS, OUTCOMES, SCORES, read_tsv, write_tsv
+from lcm.result_tables import SCORES
+from lcm.tables import BEI, FOLDS, OUTCOMES, read_tsv, write_tsv
 
 from .conftest import OFFLINE, REPOSITORY, SmallStudy
 
@@ -84,7 +85,7 @@ def test_permuted_labels_are_not_found(demo: Path, tmp_path: Path):
     people = bei.drop_duplicates("person_id").set_index("person_id")["sex"]
     dealt = pd.Series(np.random.default_rng(0).permutation(people.to_numpy()), index=people.index)
     write_tsv(bei.assign(sex=bei["person_id"].map(dealt)), tmp_path / "bei.tsv", BEI)
-    tables = ["--bei", str(tmp_path / "bei.tsv"), "--folds", str(demo / "split" / "folds.tsv")]
+    tables = ["--bei", str(tmp_path / "bei.tsv"), "--folds", str(demo / "split" / "honest" / "folds.tsv")]
     tables += ["--scans", str(demo / "index" / "scans.tsv"), "--connectomes", str(demo / "correlate" / "9P")]
     task = ["--model", "ridge", "--task", "sex", "--definition", json.dumps(CONFIG["tasks"]["sex"])]
     study = SmallStudy(tmp_path)
@@ -92,7 +93,7 @@ def test_permuted_labels_are_not_found(demo: Path, tmp_path: Path):
         more = ["--model-definition", json.dumps(CONFIG["models"]["ridge"]), "--fold", str(fold)]
         run = study.lcm("finetune", *task, *more, *tables, "--output", f"weights/fold-{fold}")
         assert run.returncode == 0, run.stderr
-    run = study.lcm("evaluate", *task, *tables, "--weights", "weights", "--output", "scores")
+    run = study.lcm("evaluate", "--protocol", "honest", *task, *tables, "--weights", "weights", "--output", "scores")
     assert run.returncode == 0, run.stderr
     scores = read_tsv(tmp_path / "scores" / "scores.tsv", SCORES)
     auroc = scores[(scores["metric"] == "auroc") & (scores["cohort"] == "all")].iloc[0]
@@ -114,7 +115,7 @@ def test_the_known_motion_is_found(demo: Path):
 
 
 def test_no_person_is_in_two_folds(demo: Path):
-    folds = read_tsv(demo / "split" / "folds.tsv", FOLDS)
+    folds = read_tsv(demo / "split" / "honest" / "folds.tsv", FOLDS)
     assert (folds[folds["role"] == "test"]["person_id"].value_counts() == 1).all()
     bei = read_tsv(demo / "harmonize" / "bei.tsv", BEI)
     assert set(folds["person_id"]) == set(bei["person_id"])

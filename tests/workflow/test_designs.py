@@ -12,7 +12,8 @@ import yaml
 from sklearn.model_selection import KFold
 
 from lcm.atlas import load_atlas
-from lcm.tables import BEI, FOLDS, SCORES, TABLE_ONE, TEST, TRAIN, UNUSED, VALIDATION, read_tsv
+from lcm.result_tables import SCORES
+from lcm.tables import BEI, FOLDS, TABLE_ONE, TEST, TRAIN, UNUSED, VALIDATION, read_tsv
 from lcm.training.weights import hash_people, read_manifest
 
 from .conftest import REPOSITORY, SmallStudy
@@ -92,18 +93,18 @@ def finish(study: SmallStudy) -> set[str]:
 def roles(study: SmallStudy) -> pd.DataFrame:
     """Role of each person (row) in each fold (column), with cohorts and sites of the person as sets."""
     results = study.folder / "results"
-    folds = read_tsv(results / "split/folds.tsv", FOLDS).pivot(index="person_id", columns="fold", values="role")
+    folds = read_tsv(results / "split/honest/folds.tsv", FOLDS).pivot(index="person_id", columns="fold", values="role")
     by_person = read_tsv(results / "harmonize/bei.tsv", BEI).groupby("person_id")
     sites = by_person.apply(lambda own: frozenset(own["cohort"] + ":" + own["site"]))
     return folds.assign(cohorts=by_person["cohort"].apply(frozenset), sites=sites)
 
 
 def check_learned_from(study: SmallStudy, table: pd.DataFrame) -> None:
-    """Each fold's model was fitted on its training people, tuned on its validation people, and on no one else."""
+    """Each fold's model was tuned on its validation people, fitted on them and its training people, and on no one else."""
     for fold in (column for column in table if isinstance(column, int)):
-        manifest = read_manifest(study.folder / f"results/finetune/ridge/parkinsons/fold-{fold}")
+        manifest = read_manifest(study.folder / f"results/finetune/honest/ridge/parkinsons/fold-{fold}")
         people = {role: hash_people(table.index[table[fold] == role]) for role in (TRAIN, VALIDATION)}
-        assert manifest.training_people == people[TRAIN]
+        assert manifest.training_people == tuple(sorted({*people[TRAIN], *people[VALIDATION]}))
         assert manifest.validation_people == people[VALIDATION]
 
 
@@ -136,7 +137,7 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
     assert len(table) == 2 * NUM_PEOPLE - 1
     assert ((table[[0, 1]] == TEST).sum(axis=1) == 1).all()
     check_learned_from(study, table)
-    manifest = read_manifest(results / "finetune/ridge/parkinsons/fold-0")
+    manifest = read_manifest(results / "finetune/honest/ridge/parkinsons/fold-0")
     assert set(manifest.combat_sites) == {"north:new", "north:old", "south:new", "south:old"}
     page = (results / "report/index.html").read_text(encoding="utf-8")
     assert "ComBat (neuroCombat), fitted on the same training people, the effects of sex kept" in page
@@ -157,7 +158,7 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
     assert sorted(table.loc["linked:A", [0, 1, 2, 3]]).count(UNUSED) == 1
     check_learned_from(study, table)
     for fold in range(4):
-        corrected = set(read_manifest(results / f"finetune/ridge/parkinsons/fold-{fold}").combat_sites)
+        corrected = set(read_manifest(results / f"finetune/honest/ridge/parkinsons/fold-{fold}").combat_sites)
         trained = table.loc[table[fold] == TRAIN, "sites"]
         assert corrected <= frozenset().union(*trained)
 
@@ -167,7 +168,7 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
     assert set(table.loc[table[0] == TEST, "cohorts"]) == {frozenset({"south"}), frozenset(COHORTS)}
     assert set(table.loc[table[0] != TEST, "cohorts"]) == {frozenset({"north"})}
     check_learned_from(study, table)
-    scores = read_tsv(results / "evaluate/ridge/parkinsons/scores.tsv", SCORES)
+    scores = read_tsv(results / "evaluate/honest/ridge/parkinsons/scores.tsv", SCORES)
     assert set(scores.loc[scores["cohort"] == "all", "num_people"]) == {NUM_PEOPLE}
     assert scores.set_index(["cohort", "metric"]).loc[("all", "auroc"), "value"] > 0.9
 
@@ -175,7 +176,7 @@ def test_every_design_runs_from_scans_to_the_report_and_keeps_its_promise(two_co
     study.config["finetune"]["combat"] = None
     study.config["report"]["share"] = "private"
     assert finish(study) == {"split", "finetune", "evaluate", "report"}
-    assert not read_manifest(results / "finetune/ridge/parkinsons/fold-0").combat_sites
+    assert not read_manifest(results / "finetune/honest/ridge/parkinsons/fold-0").combat_sites
     check_table_one(study)
     table = roles(study)
     people = np.array(["linked:A", *(f"north:p{place:02d}" for place in range(1, NUM_PEOPLE))])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lcm.atlas import load_atlas
-from lcm.tables import ATTENTION, PEOPLE_ANSWERED, SCANS_ANSWERED, read_tsv, with_answers
+from lcm.result_tables import ATTENTION, PEOPLE_ANSWERED, SCANS_ANSWERED, with_answers
+from lcm.tables import read_tsv
 
 from .conftest import SmallStudy
 
@@ -21,7 +22,8 @@ def new_scans(small_study: SmallStudy) -> SmallStudy:
     import torch
 
     from lcm.config import Model
-    from lcm.models.large_connectome_model import LargeConnectomeModel, token_names
+    from lcm.models.large_connectome_model import LargeConnectomeModel
+    from lcm.models.token_network import token_names
     from lcm.training.networks import arrays_of
     from lcm.training.weights import Manifest, save_bundle
 

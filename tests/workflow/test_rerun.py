@@ -68,6 +68,15 @@ def test_exactly_what_depends_on_a_change_runs_again(derivative_study: SmallStud
     study.config["evaluate"]["num_bootstraps"] = 1000
     study.config["tasks"]["sex-again"] = study.config["tasks"]["sex"]
     assert _planned(study) == {"finetune": 4, "evaluate": 2, "report": 1}
+    del study.config["tasks"]["sex-again"]
+    study.config["protocols"]["paper"] = {"split": {"design": "kfold"}, "select": "test", "models": ["ridge"]}
+    assert _planned(study) == {"split": 1, "finetune": 2, "evaluate": 1, "report": 1}
+
+    # Snakemake's own report holds the page and the tables.
+    study.config["protocols"].pop("paper")
+    assert (run := study.snakemake("--report", "study.html")).returncode == 0, run.stderr
+    text = (study.folder / "study.html").read_text(encoding="utf-8")
+    assert all(name in text for name in ("report/index.html", "benchmark.tsv", "comparisons.tsv", "every number"))
 
 
 def test_a_new_participant_enters_without_touching_the_other_batches(derivative_study: SmallStudy):
