@@ -99,6 +99,13 @@ def test_abide_hands_and_quotients_are_those_that_the_table_says(shared_data: Pa
     assert total(flow, "set aside") == 1
 
 
+def test_abide_motion_is_the_quality_assessments(shared_data: Path) -> None:
+    rows, bei, _ = of_table("abide", shared_data)
+    said = sorted(float(row["func_mean_fd"]) for row in rows if row["func_mean_fd"])
+    assert sorted(bei["motion"].dropna().astype(float)) == pytest.approx(said)
+    assert len(rows) - len(said) == 13
+
+
 def test_abide_two_is_read_in_its_encoding(shared_data: Path) -> None:
     rows, bei, _ = of_table("abide2", shared_data)
     assert counts(bei, "autism") == {"autism": 521, "control": 593}

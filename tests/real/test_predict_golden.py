@@ -13,7 +13,8 @@ import pytest
 from lcm.__main__ import main
 from lcm.array_tables import connectome_schema
 from lcm.atlas import load_atlas
-from lcm.tables import PEOPLE_ANSWERED, SCANS, read_arrow, read_tsv, with_answers, write_arrow, write_tsv
+from lcm.result_tables import PEOPLE_ANSWERED, with_answers
+from lcm.tables import SCANS, read_arrow, read_tsv, write_arrow, write_tsv
 from lcm.training.inference import questions_of
 from lcm.training.weights import read_manifest
 

@@ -10,7 +10,8 @@ import yaml
 
 from lcm.array_tables import region_names, square
 from lcm.atlas import load_atlas
-from lcm.tables import BEI, OUTCOMES, SCORES, read_arrow, read_tsv
+from lcm.result_tables import SCORES
+from lcm.tables import BEI, OUTCOMES, read_arrow, read_tsv
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import SmallStudy
 
