@@ -234,6 +234,8 @@ class Study(Settings):
                 if strange:
                     raise ValueError(f"protocols.{name}.{field} has no {strange[0]!r}; known: {', '.join(known)}")
             self.split_of(name)
+            if protocol.select == "validation" and protocol.split.get("validation_share") == 0:
+                raise ValueError(f"protocols.{name}.split.validation_share: 0 is for protocols with `select: test`")
         written = {"pretrain": self.pretrain.keep, "finetune": self.finetune.keep} | {
             f"models.{name}.{stage}": own.get("keep")
             for name, model in self.models.items()

@@ -17,7 +17,7 @@ from lcm.evaluation.calibration import NUM_BINS, bin_of, confidence, recalibrati
 def intervals(
     answers: Answers, metrics: list[str], *, num_bootstraps: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """95 % interval of each metric, NaN where the metric or every resample of it is undefined.
+    """95 % interval of each metric, NaN where the metric or every resample of it is undefined, or a level has one person.
 
     The quantiles of the resamples (see `draw`) about their median, times √`Answers.reuse`, are laid around the value: on
     the arcsine scale for what lies in [0, 1], so that no end leaves the metric's range. Around the value, because some
@@ -27,7 +27,20 @@ def intervals(
     weights_BN = np.concatenate([np.ones((1, num_people)), draw(answers, num_bootstraps=num_bootstraps, seed=seed)])
     values = resampled(answers, weights_BN)
     found = {metric: interval(metric, values[metric], answers.reuse) for metric in metrics}
-    return found | _of_certainty(answers, found)
+    certain = _of_certainty(answers, found)
+    return {metric: ends if _varies(answers, ends) else (MISSING, MISSING) for metric, ends in found.items()} | certain
+
+
+def _varies(answers: Answers, ends: tuple[float, float]) -> bool:
+    """Whether resamples can tell how much a metric varies: not of one person, of a level or at all.
+
+    Values of few people may have no spread either; shares of people may, where everybody is answered alike.
+    """
+    if len(np.unique(answers.person_N)) < 2:
+        return False
+    if not answers.levels:
+        return ends[0] < ends[1]
+    return min(len(np.unique(answers.person_N[answers.truth_N == level])) for level in answers.present) > 1
 
 
 def _of_certainty(answers: Answers, found: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:

@@ -119,8 +119,8 @@ def _fitted(columns_ND: np.ndarray, positive_N: np.ndarray, known_N: np.ndarray)
 def resampled_recalibration(answers: Answers, fitted: Recalibration, weights_BN: np.ndarray) -> dict[str, np.ndarray]:
     """Slope and intercept under each row of weights, B values each: one Newton step from the study's own.
 
-    One step from an estimate of the right rate is as good as the bootstrap itself (Davidson & MacKinnon 1999), and it is
-    a product of weights with a matrix.
+    Few Newton steps can stand in for fitting every resample again (Davidson & MacKinnon 1999); one is a product of weights
+    with a matrix. Among few people its slopes lack the long upper tail of fitted ones.
     """
     values = {name: np.full(len(weights_BN), MISSING) for name in ("calibration_slope", "calibration_intercept")}
     if len(answers.levels) != 2 or not np.isfinite(fitted.intercept):

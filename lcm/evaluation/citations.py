@@ -25,13 +25,14 @@ class Cite(BaseModel):
     stage: str
     setting: str | None = None
     allowed: tuple[str, ...] = Field(default=(), alias="is")
+    """Values of `setting`; none: whatever is not None."""
     strategies: frozenset[str] = frozenset()
     atlas: frozenset[str] = frozenset()
     architectures: frozenset[str] = frozenset()
     metrics: frozenset[str] = frozenset()
     subsets: frozenset[str] = frozenset()
     inputs: frozenset[str] = frozenset()
-    tables: frozenset[str] = frozenset()
+    compared: frozenset[str] = frozenset()
 
 
 class Reference(BaseModel):
@@ -50,7 +51,7 @@ class Facts:
 
     records: Sequence[StageRecord]
     named: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """strategies, atlas, architectures, metrics, subsets, inputs, tables."""
+    """strategies, atlas, architectures, metrics, subsets, inputs, compared."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,15 @@ def _holds(cite: Cite, facts: Facts) -> bool:
     if record is None and cite.stage != REPORT:
         return False
     if cite.setting is not None:
-        said = {str(_value(settings, cite.setting)) for settings in record.settings} if record else set()
-        if not said & set(cite.allowed):
+        values = [_value(settings, cite.setting) for settings in record.settings] if record else []
+        said = {str(value) for value in values if value is not None}
+        if not (said & set(cite.allowed) if cite.allowed else said):
             return False
     asked = {name: getattr(cite, name) for name in _NAMED if getattr(cite, name)}
     return all(wanted & set(facts.named.get(name, ())) for name, wanted in asked.items())
 
 
-_NAMED = ("strategies", "atlas", "architectures", "metrics", "subsets", "inputs", "tables")
+_NAMED = ("strategies", "atlas", "architectures", "metrics", "subsets", "inputs", "compared")
 
 
 def _value(settings: Mapping[str, Any], path: str) -> Any:

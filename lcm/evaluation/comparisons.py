@@ -19,14 +19,16 @@ from lcm.result_tables import COMPARISONS
 AUROC_METHOD = "DeLong within folds, variance x {factor:g}"
 MAE_METHOD = "paired errors, variance x {factor:g}"
 POWER = 0.8
+SMALLEST_SPREAD = 1e-12
 
 
 def compare(predictions: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Every other model of one protocol and task against `reference`: the `comparisons` table, `p_holm` still missing.
 
     `predictions`: rows of all models. The difference is model less reference, of AUROC, or of MAE for a continuous target.
-    Interval and p are normal, their variance times `Answers.reuse` (decision 16). Nothing is paired with a model that answered
-    about other people, in other folds or with other levels: its row has no number, and the reason as its method.
+    Interval and p are normal, their variance times `Answers.reuse` (decision 16), p at least `least_p`. Nothing
+    is paired with a model that answered about other people, in other folds or with other levels: its row has no number, and
+    the reason as its method.
     """
     own = {str(model): rows for model, rows in predictions.groupby("model", sort=True)}
     base = _rated(own.pop(reference)) if reference in own else None
@@ -82,12 +84,14 @@ def _difference(rated: _Rated, base: _Rated) -> dict[str, Any]:
     answers, own, other = rated.answers, rated.share, base.share
     difference = own.value - other.value
     spread = np.sqrt(answers.reuse * variance(answers, own.answer_N - other.answer_N))
-    z = float(norm.ppf((1 + COVERAGE) / 2))
+    # People who all add alike, as one alone does, say nothing of how much others would differ.
+    known = spread > SMALLEST_SPREAD or abs(difference) < SMALLEST_SPREAD
+    half = float(norm.ppf((1 + COVERAGE) / 2)) * spread if known else MISSING
     return {
         "difference": difference,
-        "ci_low": difference - z * spread,
-        "ci_high": difference + z * spread,
-        "p": _two_sided(difference, spread),
+        "ci_low": difference - half,
+        "ci_high": difference + half,
+        "p": _two_sided(difference, spread, least=least_p(answers)),
         "p_corrected_t": corrected_t(own.fold_K - other.fold_K, _test_over_train(rated, own.fold_K)),
         "method": (AUROC_METHOD if answers.levels else MAE_METHOD).format(factor=answers.reuse),
     }
@@ -100,15 +104,33 @@ def _test_over_train(rated: _Rated, fold_K: np.ndarray) -> float:
     return float(ratio_K[np.isfinite(fold_K)].mean()) if np.isfinite(fold_K).any() else MISSING
 
 
-def _two_sided(difference: float, spread: float) -> float:
-    """Normal p of no difference; 1 of models that answer alike."""
+def _two_sided(difference: float, spread: float, *, least: float) -> float:
+    """Normal p of no difference, not below `least`; 1 of models that answer alike."""
     from scipy.stats import norm
 
-    if not np.isfinite(spread):
+    if not np.isfinite(spread) or not np.isfinite(difference):
         return MISSING
-    if spread < 1e-12:
-        return 1.0 if abs(difference) < 1e-12 else 0.0
-    return float(2 * norm.sf(abs(difference) / spread))
+    if spread < SMALLEST_SPREAD:
+        return 1.0 if abs(difference) < SMALLEST_SPREAD else least
+    return max(float(2 * norm.sf(abs(difference) / spread)), least)
+
+
+def least_p(answers: Answers) -> float:
+    """The least two-sided p that any exact test of so many people can give: 2 over the ways to deal their answers.
+
+    Those are the ways to deal the levels within folds, or the signs of the differences. The people of several folds count as
+    `Answers.reuse` times fewer. A normal p of few people, or of a variance of 0, would be below it.
+    """
+    from scipy.special import gammaln
+
+    if not answers.levels:
+        num_answers = np.unique(answers.person_N).size
+        return float(min(1.0, 2 * 0.5 ** (num_answers / answers.reuse)))
+    log_ways = 0.0
+    for fold in np.unique(answers.fold_N):
+        count_L = np.bincount(answers.truth_N[answers.fold_N == fold], minlength=len(answers.levels))
+        log_ways += float(gammaln(count_L.sum() + 1) - gammaln(count_L + 1).sum())
+    return float(min(1.0, 2 * np.exp(-log_ways / answers.reuse)))
 
 
 class Contributions(NamedTuple):
@@ -172,7 +194,7 @@ def variance(answers: Answers, contribution_N: np.ndarray) -> float:
     """
     if len(np.unique(answers.person_N)) < len(answers.person_N):
         sums_P = np.bincount(answers.person_N, weights=contribution_N)
-        return float(sums_P.var(ddof=1) * len(sums_P))
+        return float(sums_P.var(ddof=1) * len(sums_P)) if len(sums_P) > 1 else MISSING
     level_N = answers.truth_N if answers.levels else np.zeros(len(answers.truth_N), dtype=int)
     _, stratum_N, sizes = np.unique(
         np.stack([level_N, answers.fold_N]), axis=1, return_inverse=True, return_counts=True
@@ -184,10 +206,11 @@ def variance(answers: Answers, contribution_N: np.ndarray) -> float:
 
 
 def corrected_t(difference_K: np.ndarray, test_over_train: float) -> float:
-    """Two-sided p of the corrected resampled t-test over K folds (Nadeau & Bengio 2003); missing of fewer than two folds.
+    """Two-sided p of the corrected resampled t-test over K folds (Nadeau & Bengio 2003).
 
-    Folds without a difference (NaN) do not count. The variance of the mean is (1/K + tested/training people) s², since
-    folds share training people.
+    Missing of fewer than two folds, and where all folds differ by the same, which leaves no variance. Folds without a
+    difference (NaN) do not count. The variance of the mean is (1/K + tested/training people) s², since folds share
+    training people.
     """
     from scipy.stats import t
 
@@ -196,8 +219,8 @@ def corrected_t(difference_K: np.ndarray, test_over_train: float) -> float:
     if num_folds < 2 or not np.isfinite(test_over_train):
         return MISSING
     spread = np.sqrt((1 / num_folds + test_over_train) * difference_K.var(ddof=1))
-    if spread < 1e-12:
-        return 1.0 if abs(difference_K.mean()) < 1e-12 else 0.0
+    if spread < SMALLEST_SPREAD:
+        return 1.0 if abs(difference_K.mean()) < SMALLEST_SPREAD else MISSING
     return float(2 * t.sf(abs(difference_K.mean()) / spread, df=num_folds - 1))
 
 

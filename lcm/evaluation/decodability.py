@@ -80,8 +80,9 @@ def _tertiles(people: pd.DataFrame) -> tuple[NDArray[np.object_], str | None]:
     low, high = np.quantile(training_N, [1 / 3, 2 / 3], method="linear")
     label_N = np.select([~np.isfinite(motion_N), motion_N <= low, motion_N <= high], ["", "low", "middle"], "high")
     tested = set(label_N[(people["role"] == TEST).to_numpy()]) - {""}
-    trained = set(label_N[(people["role"] == TRAIN).to_numpy()]) - {""}
-    if len(trained) < 3:
+    trained = pd.Series(label_N[(people["role"] == TRAIN).to_numpy()]).value_counts().drop("", errors="ignore")
+    # Ties at a bound may leave a tertile with hardly anyone, and each inner fold needs one of them.
+    if len(trained) < 3 or trained.min() < NUM_INNER_FOLDS:
         return label_N.astype(object), "head motion has no three tertiles among training people"
     reason_of_test = None if len(tested) > 1 else f"test people are of {len(tested)} tertiles, 2 needed"
     return label_N.astype(object), reason_of_test

@@ -90,7 +90,9 @@ def methods(settings: Evaluate) -> str:
     )
     return (
         "Every test person was predicted once, by the model of the fold that tests them; scores of several scans "
-        "of a person were averaged. AUROC and average precision compare people of one fold. Intervals are 95 % intervals "
+        "of a person were averaged. AUROC and average precision compare people of one fold. Sensitivity and specificity take "
+        "the threshold with the highest Youden's J among the fold's validation people; calibration is told by expected "
+        "calibration error and by slope and intercept of a logistic recalibration. Intervals are 95 % intervals "
         f"from {settings.num_bootstraps} bootstrap resamples of people, stratified by level and fold, with the variance "
         f"doubled where folds trained on each other's test people; p values are from {settings.num_permutations} permutations "
         "of the labels within cohort, site and fold, doubled alike. Scores were repeated among people with a mean framewise "

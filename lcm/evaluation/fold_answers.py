@@ -146,7 +146,9 @@ def _units(cohort: Cohort, task: Task | None) -> _Units:
         scans = scans.assign(truth=truth if task.levels else truth.astype(float).map(repr))
         keys.append("truth")
     by_unit = scans.groupby(keys, sort=True)
-    first = by_unit.agg(dict.fromkeys(("cohort", "site", "role", "sex"), "first") | dict.fromkeys(NUMBERS, "mean"))
+    first = by_unit.agg({"sex": "first"} | dict.fromkeys(NUMBERS, "mean"))
+    # Of one scan: of a person in two cohorts each might know a part, and a site is a name within its cohort.
+    first = first.join(scans.drop_duplicates(keys).set_index(keys)[["cohort", "site", "role"]])
     num_scans = scans.drop_duplicates([*keys, "dataset", "scan"]).groupby(keys, sort=True).size()
     return _Units(first.assign(num_scans=num_scans).reset_index(), by_unit.ngroup().to_numpy())
 

@@ -197,6 +197,7 @@ def _images(study: Study, settings: Report) -> dict[str, Any]:
 
 def _methods(study: Study) -> dict[str, Any]:
     """How it was done: texts with references, settings, versions, costs."""
+    compared = study.comparisons[study.comparisons["difference"].notna()]
     named = {
         "strategies": list(study.outcomes_by_strategy),
         "atlas": [Path(study.atlas).name],
@@ -204,9 +205,8 @@ def _methods(study: Study) -> dict[str, Any]:
         "metrics": set(study.scores["metric"].astype(str)),
         "subsets": set(study.scores["subset"].astype(str)),
         "inputs": set(_inputs(study).values()),
-        "tables": ["comparisons"] if len(study.comparisons) else [],
+        "compared": set(compared["metric"].astype(str)),
     }
-    compared = study.comparisons[study.comparisons["difference"].notna()]
     return {
         "methods": methods(study.records, named, set(compared["method"].astype(str))),
         "records": study.records,

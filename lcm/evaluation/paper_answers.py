@@ -64,6 +64,8 @@ class StudyAnswers:
     _frames: dict[Row, pd.DataFrame] = field(default_factory=dict, repr=False)
     _measured: dict[tuple[str, str, str, str], np.ndarray] = field(default_factory=dict, repr=False)
     _scored: dict[Row, pd.DataFrame] = field(default_factory=dict, repr=False)
+    _folds: dict[tuple[str, str], int] = field(default_factory=dict, repr=False)
+    _drawn: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
 
     def predictions(self, protocol: str, model: str, task: str) -> pd.DataFrame:
         """The `predictions` table of a row that is there."""
@@ -86,8 +88,11 @@ class StudyAnswers:
 
     def num_folds(self, protocol: str, task: str) -> int:
         """Most folds that any model answered a task in."""
-        asked = [key for key in self.rows if (key[0], key[2]) == (protocol, task)]
-        return max((int(self.predictions(*key)["fold"].nunique()) for key in asked), default=0)
+        if (protocol, task) not in self._folds:
+            asked = [key for key in self.rows if (key[0], key[2]) == (protocol, task)]
+            counts = [int(self.predictions(*key)["fold"].nunique()) for key in asked]
+            self._folds[protocol, task] = max(counts, default=0)
+        return self._folds[protocol, task]
 
     def missing(self, kind: str, model: str, task: str) -> str | None:
         """Why there is no answer; None where there is one."""
@@ -96,7 +101,7 @@ class StudyAnswers:
             return f"no {kind} protocol in this study"
         key = (protocol, model, task)
         if key in self.rows:
-            return self._reason(*key)
+            return self._reason(*key) or self._other_kind(kind, key)
         if not any(own == task for _, _, own in self.rows):
             return f"no task {task} in this study"
         if not any(own == model for _, own, _ in self.rows):
@@ -175,6 +180,13 @@ class StudyAnswers:
                 return said[0].removeprefix(NOT_RUN)
         return "no prediction was made"
 
+    def _other_kind(self, kind: str, key: Row) -> str | None:
+        """Of answers from before their protocol was changed: they would stand among others that were chosen otherwise."""
+        select = str(self.predictions(*key)["select"].iloc[0])
+        if _kind_of(select) == kind:
+            return None
+        return f"answered with `select: {select}`, and {key[0]} is {kind} now; evaluate it again"
+
     def _scores(self, protocol: str, model: str, task: str) -> pd.DataFrame:
         """Rows of `scores` over all people, from the file beside the predictions or, where there is none, from these."""
         key = (protocol, model, task)
@@ -184,19 +196,24 @@ class StudyAnswers:
                 scores = read_tsv(path, SCORES)
                 self._scored[key] = scores[(scores["subset"] == ALL) & (scores["cohort"] == ALL)]
             else:
-                self._scored[key] = quick_scores(self.predictions(*key))
+                self._scored[key] = quick_scores(self.predictions(*key), self._drawn)
         return self._scored[key]
 
 
-def quick_scores(predictions: pd.DataFrame) -> pd.DataFrame:
+def quick_scores(predictions: pd.DataFrame, drawn: dict[bytes, np.ndarray] | None = None) -> pd.DataFrame:
     """Accuracy and weighted F1 with the intervals of `evaluate`, without the metrics that take longer.
 
+    `drawn`: resamples that were drawn before, by people, truths and folds; rows of the same people share them.
     Returns the columns metric, value, ci_low, ci_high, num_people; no row of a continuous target.
     """
     answers = answers_of(predictions)
     if not answers.levels:
         return pd.DataFrame(columns=["metric", "value", "ci_low", "ci_high", "num_people"])
-    weights_BN = draw(answers, num_bootstraps=NUM_BOOTSTRAPS, seed=SEED)
+    drawn = {} if drawn is None else drawn
+    people_of = b"".join(array.tobytes() for array in (answers.truth_N, answers.fold_N, answers.person_N))
+    if people_of not in drawn:
+        drawn[people_of] = draw(answers, num_bootstraps=NUM_BOOTSTRAPS, seed=SEED)
+    weights_BN = drawn[people_of]
     values = from_confusion(answers, np.concatenate([np.ones((1, len(answers.truth_N))), weights_BN]))
     people = predictions["person_id"].nunique()
     rows = []
@@ -233,8 +250,12 @@ def _kind(answers: StudyAnswers, protocol: str) -> str | None:
     """Who chose under a protocol, as its first predictions say; None where it made none."""
     for key in answers.rows:
         if key[0] == protocol and not answers.predictions(*key).empty:
-            return OPTIMISTIC if answers.predictions(*key)["select"].iloc[0] == "test" else HONEST
+            return _kind_of(str(answers.predictions(*key)["select"].iloc[0]))
     return None
+
+
+def _kind_of(select: str) -> str:
+    return OPTIMISTIC if select == "test" else HONEST
 
 
 def fold_values(predictions: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> np.ndarray:
@@ -244,32 +265,32 @@ def fold_values(predictions: pd.DataFrame, measure: Callable[[pd.DataFrame], flo
 
 def accuracy(predictions: pd.DataFrame) -> float:
     """Share of answers that name the level, in percent."""
-    from sklearn.metrics import accuracy_score
-
-    truth_N, answer_N = _codes(predictions)
-    return 100 * float(accuracy_score(truth_N, answer_N, normalize=True, sample_weight=None))
+    confusion_LL = _confusion(predictions)
+    return 100 * float(confusion_LL.trace() / confusion_LL.sum())
 
 
 def f1_weighted(predictions: pd.DataFrame) -> float:
     """F1 of every level weighted by its people, in percent: the LCM authors' only F1."""
-    from sklearn.metrics import f1_score
-
-    truth_N, answer_N = _codes(predictions)
-    return 100 * float(
-        f1_score(truth_N, answer_N, labels=None, average="weighted", sample_weight=None, zero_division=0.0)
-    )
+    confusion_LL = _confusion(predictions)
+    truth_L, named_L = confusion_LL.sum(axis=1), confusion_LL.sum(axis=0)
+    f1_L = 2 * confusion_LL.diagonal() / (truth_L + named_L)
+    return 100 * float(f1_L @ truth_L / truth_L.sum())
 
 
-def _codes(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and answer as numbers of levels: scikit-learn checks an array of numbers a hundred times as fast as text."""
-    codes, _ = pd.factorize(pd.concat([predictions["truth"], predictions["prediction"]]), sort=True)
-    return codes[: len(predictions)], codes[len(predictions) :]
+def _confusion(predictions: pd.DataFrame) -> np.ndarray:
+    """People by true (row) and named level (column), of levels that are either, shape (L, L).
+
+    Counted here because scikit-learn checks its input for longer than it counts, thousands of times in a whole study.
+    """
+    codes, levels = pd.factorize(np.concatenate([predictions["truth"], predictions["prediction"]]), sort=False)
+    cell_N = codes[: len(predictions)] * len(levels) + codes[len(predictions) :]
+    return np.bincount(cell_N, minlength=len(levels) ** 2).reshape(len(levels), len(levels))
 
 
-def root_mean_squared_error(predictions: pd.DataFrame) -> float:
-    """Of a continuous target, in its unit."""
+def mean_squared_error(predictions: pd.DataFrame) -> float:
+    """Of a continuous target, in its unit squared."""
     error = predictions["truth"].astype(float) - predictions["scores"].map(lambda values: values[0]).astype(float)
-    return float(np.sqrt(np.mean(error**2)))
+    return float(np.mean(error**2))
 
 
 MEASURES: dict[str, Callable[[pd.DataFrame], float]] = {"accuracy": accuracy, "f1_weighted": f1_weighted}

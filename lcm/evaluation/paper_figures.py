@@ -7,6 +7,7 @@ Figure 2 is not described in what we have of the paper: sex and age in seven coh
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ from lcm.evaluation.paper_answers import (
     Entry,
     StudyAnswers,
     mean_entry,
-    root_mean_squared_error,
+    mean_squared_error,
 )
 from lcm.evaluation.paper_points import (
     STYLES,
@@ -48,6 +49,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+BARS = "Bars: deviation over folds of published and optimistic values, the 95 % interval of honest ones."
+"""What a reach means, of the figures that draw one."""
+MARKERS = "osD^vPX"
+"""One a data set, so that lines are told apart without colour."""
+
+
 def paper_figure(name: str, answers: StudyAnswers) -> PaperFigure:
     """The figure of that name, one of FIGURES."""
     return FIGURES[name](answers)
@@ -68,14 +75,14 @@ def figure_2(answers: StudyAnswers) -> PaperFigure:
     points = []
     for x, (name, column) in enumerate(described.columns.items()):
         f1 = 100 * np.array(stored[name]["sex_f1_weighted"])
-        rmse = float(np.sqrt(np.mean(stored[name]["age_squared_error"])))
+        rmse = _rooted(Entry(float(np.mean(stored[name]["age_squared_error"]))))
         points.append(point(sexes, column.label, x, PUBLISHED, Entry(float(f1.mean()), float(f1.std(ddof=0)))))
-        points.append(point(ages, column.label, x, PUBLISHED, Entry(rmse)))
+        points.append(point(ages, column.label, x, PUBLISHED, rmse))
         sex, age = column.tasks
         for source in (OPTIMISTIC, HONEST):
             points.append(point(sexes, column.label, x, source, _of_source(answers, source, described.model, [sex])))
-            own = answers.over_folds(source, described.model, age, root_mean_squared_error)
-            points.append(point(ages, column.label, x, source, own))
+            own = answers.over_folds(source, described.model, age, mean_squared_error)
+            points.append(point(ages, column.label, x, source, _rooted(own)))
     numbers = numbers_of(points)
     figure = blank(7.2, 3.0)
     panels = figure.subplots(1, 2)
@@ -86,7 +93,14 @@ def figure_2(answers: StudyAnswers) -> PaperFigure:
         axes.set_ylabel(panel)
         plain(axes)
     legend(figure, panels)
-    return paper_figure_of("figure-2", f"{described.title} ({described.confidence})", described.prose, numbers, figure)
+    rooted = "The error of age is the root of the mean of the folds' squared errors, without a bar."
+    prose = f"{described.prose.strip()} {BARS} {rooted}"
+    return paper_figure_of("figure-2", f"{described.title} ({described.confidence})", prose, numbers, figure)
+
+
+def _rooted(squared: Entry) -> Entry:
+    """A mean squared error over folds as an error in the target's unit; its deviation is in squares and is left out."""
+    return replace(squared, value=float(np.sqrt(squared.value)), spread=float("nan"))
 
 
 def figure_3(answers: StudyAnswers) -> PaperFigure:
@@ -117,7 +131,8 @@ def figure_3(answers: StudyAnswers) -> PaperFigure:
     plain(axes)
     legend(figure, [axes])
     title = f"{described.title} ({described.confidence})"
-    return paper_figure_of("figure-3", title, described.prose, numbers, figure)
+    prose = f"{described.prose.strip()} A dotted line is a published value whose hours are not known. {BARS}"
+    return paper_figure_of("figure-3", title, prose, numbers, figure)
 
 
 def _name_points(axes: Axes, points: pd.DataFrame) -> None:
@@ -166,23 +181,30 @@ def _depths(answers: StudyAnswers, described: DepthFigure, x_of: Mapping[int, in
     return numbers_of(points)
 
 
+def _shown(numbers: pd.DataFrame) -> list[str]:
+    """Sources that have a point in any panel, in the order of the legend."""
+    return [source for source in SOURCES if numbers.loc[numbers["source"] == source, "value"].notna().any()]
+
+
 def figure_6(answers: StudyAnswers) -> PaperFigure:
     """Weighted F1 against parameters, a panel a data set, with a straight line through the depths and its Pearson r."""
     described = read_published("lcm_figure_6", DepthFigure)
     numbers = _depths(answers, described, read_parameters().lcm)
+    shown = _shown(numbers)
     figure = blank(8.4, 4.6)
     panels = figure.subplots(2, 4, sharex=True).ravel()
     for axes, panel in zip(panels, described.panels.values(), strict=False):
         own = numbers[numbers["panel"] == panel.label].assign(x=lambda frame: frame["x"] / 1e9)
         scatter(axes, own.assign(spread=np.nan, low=np.nan, high=np.nan), answers)
         told = []
-        for source in SOURCES:
+        for source in shown:
             drawn = own[(own["source"] == source) & own["value"].notna()]
+            told.append("none")
             if len(drawn) > 2 and drawn["value"].std() > 0:
                 slope, start = np.polyfit(drawn["x"], drawn["value"], 1)
                 ends = np.array([drawn["x"].min(), drawn["x"].max()])
                 axes.plot(ends, start + slope * ends, color=STYLES[source][0], linewidth=1.1)
-                told.append(f"{np.corrcoef(drawn['x'], drawn['value'])[0, 1]:.2f}".replace("-", "−"))
+                told[-1] = f"{np.corrcoef(drawn['x'], drawn['value'])[0, 1]:.2f}".replace("-", "−")
         axes.set_title(f"{panel.label}\nr = {' / '.join(told)}", fontsize=8.5, color=INK, loc="left")
         axes.tick_params(labelbottom=True)
         plain(axes)
@@ -191,7 +213,10 @@ def figure_6(answers: StudyAnswers) -> PaperFigure:
     figure.supxlabel("parameters (billions)", fontsize=9, color=INK)
     figure.supylabel("weighted F1 (%)", fontsize=9, color=INK)
     legend(figure, panels)
-    prose = f"{described.prose.strip()} Values of r in the order of the legend. Deviations are in the CSV."
+    prose = (
+        f"{described.prose.strip()} Values of r in the order of the legend; none: fewer than three depths, or no difference "
+        "between them. Deviations are in the CSV."
+    )
     return paper_figure_of("figure-6", f"{described.title} ({described.confidence})", prose, numbers, figure)
 
 
@@ -200,7 +225,7 @@ def scaling(answers: StudyAnswers) -> PaperFigure:
     described = read_published("lcm_figure_6", DepthFigure)
     depths = list(described.models)
     numbers = _depths(answers, described, {depth: depth for depth in depths})
-    shown = [source for source in SOURCES if numbers.loc[numbers["source"] == source, "value"].notna().any()]
+    shown = _shown(numbers)
     figure = blank(2.2 + 2.6 * len(shown), 3.4)
     panels = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
     for axes, source in zip(panels, shown, strict=True):
@@ -210,7 +235,13 @@ def scaling(answers: StudyAnswers) -> PaperFigure:
             ]
             colour, dash = style_of(number)
             axes.plot(
-                drawn["x"], drawn["value"], color=colour, linestyle=dash, marker="o", markersize=3, label=panel.label
+                drawn["x"],
+                drawn["value"],
+                color=colour,
+                linestyle=dash,
+                marker=MARKERS[number % len(MARKERS)],
+                markersize=4,
+                label=panel.label,
             )
         axes.set_title(known(source, answers), fontsize=8.5, color=INK, loc="left")
         axes.set_xticks(depths)
@@ -220,7 +251,7 @@ def scaling(answers: StudyAnswers) -> PaperFigure:
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
     prose = (
         "LCM trained from scratch at fixed depth, a line a data set; unlike Table 3, no row mixes depths. Published: one seed "
-        "of the authors' log, at the epoch that did best on the tested people. A gap is a depth that was not run."
+        "of the authors' log, at the epoch that did best on the tested people. A depth without a marker was not run."
     )
     return paper_figure_of("scaling", "Score against depth, fixed", prose, numbers, figure)
 
@@ -254,7 +285,8 @@ def figure_7(answers: StudyAnswers) -> PaperFigure:
     if not shown:
         panels[0].text(0.5, 0.5, "not run: no row with layers", transform=panels[0].transAxes, ha="center", color=MUTED)
     words = "; ".join(f"{one.label}: {one.published}" for one in described.classes)
-    caption = f"{described.title} ({described.confidence}). {described.prose.strip()}"
+    boxes = "Box: quartiles; line: median; whiskers: 5 to 95 %."
+    caption = f"{described.title} ({described.confidence}). {described.prose.strip()} {boxes}"
     medians = "; ".join(
         f"{label}, {kind}: median layer {np.median(found):.0f} of {len(found)} people"
         for (kind, label), found in layers.items()

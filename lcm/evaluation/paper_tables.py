@@ -18,6 +18,8 @@ PUBLISHED = "published"
 SOURCES = (PUBLISHED, OPTIMISTIC, HONEST)
 """Columns under every column of a paper, in reading order."""
 NOT_IN_PAPER = "not in the paper"
+DERIVED = "derived"
+"""Origin, and note, of a number that the paper does not print."""
 GROUPS = ("reference", "confound", "linear", "kernel", "network")
 """Order of rows that the paper lacks."""
 TIDY = (
@@ -67,15 +69,20 @@ def paper_table(number: str, answers: StudyAnswers) -> PrintedTable:
         columns=list(TIDY),
     )
     # A lab may call a row of its own by a name of the paper's: the section tells them apart.
-    key = ["section", "row", "column", "source"]
-    by_cell = {cell: list(numbers.itertuples()) for cell, numbers in tidy.groupby(key, sort=False)}
+    by_cell: dict[tuple[str, ...], list[Any]] = {}
+    for number_of in tidy.itertuples():
+        place_of = (number_of.section, number_of.row, number_of.column, number_of.source)
+        by_cell.setdefault(place_of, []).append(number_of)
     tests = list(_tests(table, lines, answers)) if table.p else []
     rows, sections = [], {}
     for place, line in enumerate(lines):
         if place == 0 or line.section != lines[place - 1].section:
             sections[place] = line.section
-        place_of = (line.section, line.name)
-        cells = [_cell(by_cell[*place_of, name, source], source) for name in table.columns for source in SOURCES]
+        cells = [
+            _cell(by_cell[line.section, line.name, name, source], source)
+            for name in table.columns
+            for source in SOURCES
+        ]
         rows.append((line.name, *cells))
     return PrintedTable(
         name=f"table-{number}",
@@ -94,7 +101,7 @@ def paper_table(number: str, answers: StudyAnswers) -> PrintedTable:
 def _lines(table: PublishedTable, answers: StudyAnswers) -> list[Line]:
     """The paper's rows in its order, then the majority row, then rows of ours that the paper lacks."""
     printed = [Line(row.name, row.group or "", row) for row in table.rows if row.origin == "paper"]
-    further = [Line(row.name, NOT_IN_PAPER, row) for row in table.rows if row.origin == "derived"]
+    further = [Line(row.name, NOT_IN_PAPER, row) for row in table.rows if row.origin == DERIVED]
     if all(column.cost for column in table.columns.values()):
         return [*printed, *further]
     known = {row.beside(name) for row in table.rows for name in table.columns}
@@ -143,7 +150,7 @@ def _entry(source: str, line: Line, name: str, column: Column, metric: str, answ
         if cell is None:
             return Entry()
         value, spread = cell[metric]
-        told = "derived" if line.printed and line.printed.origin == "derived" else None
+        told = DERIVED if line.printed and line.printed.origin == DERIVED else None
         return Entry(value, float("nan") if spread is None else spread, note=told)
     model = line.model(name, column)
     if model is None:
@@ -169,7 +176,9 @@ def _text(number: Any, source: str) -> str:
         return f"{value / 1e6:,.0f} M" if number.column == "parameters" else f"{value:.2f}"
     if source == HONEST:
         return f"{value:.1f} ({low:.1f} to {high:.1f})"
-    text = f"{value:.2f}" if np.isnan(spread) else f"{value:.2f} ± {spread:.2f}"
+    # What follows from a share is known to as many digits as its file has.
+    digits = "" if note == DERIVED else ".2f"
+    text = f"{value:{digits}}" if np.isnan(spread) else f"{value:{digits}} ± {spread:{digits}}"
     return text if pd.isna(note) else f"{text} ({note})"
 
 
@@ -207,9 +216,11 @@ def _notes(table: PublishedTable) -> Iterable[str]:
                 f"{column.label}: {column.note or 'unweighted mean of ' + ', '.join(column.tasks)}. The interval is that "
                 "of a mean of independent estimates."
             )
+    told: dict[str, list[str]] = {}
     for row in table.rows:
         if row.note:
-            yield f"{row.name}: {row.note}."
+            told.setdefault(row.note, []).append(row.name)
+    yield from (f"{', '.join(names)}: {note}." for note, names in told.items())
 
 
 def _devices(table: PublishedTable, tidy: pd.DataFrame) -> Iterable[str]:
@@ -250,8 +261,9 @@ def _test_notes(table: PublishedTable, tests: Sequence[ColumnTest], answers: Stu
     yield f"Printed p of LCM, by a paired t test over folds: {printed}."
     for one in tests:
         test = one.test
+        kind = " (optimistic)" if one.kind == OPTIMISTIC else ""
         yield (
-            f"{answers.protocols[one.kind]}, {table.columns[one.column].label}: {test.model} − {test.reference} = "
+            f"{answers.protocols[one.kind]}{kind}, {table.columns[one.column].label}: {test.model} − {test.reference} = "
             f"{test.difference:+.2f} weighted F1 over {test.num_folds} folds, paired t p = {test.p:.3g}, corrected for "
             f"shared training people p = {test.p_corrected:.3g}."
         ).replace("= -", "= −")

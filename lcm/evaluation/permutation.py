@@ -31,14 +31,18 @@ def strata_of(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def permutation_test(answers: Answers, stratum_N: np.ndarray, *, num_permutations: int, seed: int) -> Permutation:
-    """Exchange truths within strata; MISSING where the statistic is.
+    """Exchange truths within strata; MISSING where the statistic is, and where a person has several numbers.
+
+    A person's ages at several visits cannot be other people's, and exchanged among themselves they keep what tells people
+    apart.
 
     The exchange leaves out that folds trained on each other's test people, as a bootstrap does: its deviations from
     their mean are multiplied by √`Answers.reuse` (decision 16). Conservative for models far from linear in their labels. Where
     sites share no level the exchange changes nothing and p is 1.
     """
     contribution_NV, value_N = _contributions(answers)
-    if not np.isfinite(contribution_NV).all():
+    several_numbers = not answers.levels and len(np.unique(answers.person_N)) < len(value_N)
+    if several_numbers or not np.isfinite(contribution_NV).all():
         return Permutation(MISSING, MISSING)
     here_N = np.arange(len(value_N))
     if answers.levels:

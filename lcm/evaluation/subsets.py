@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 LOW_MOTION, MATCHED = "low-motion", "matched"
 CALIPER = 0.25
 """Most that a pair may differ in a number, in SDs of its level. Rosenbaum & Rubin 1985 (Am Stat 39:33) take a quarter SD of
-the propensity score; here each covariate keeps within it."""
+the propensity score's logit; here each covariate keeps within it."""
 NUMBERS = ("age", "mean_fd_mm")
 COVARIATES = (*NUMBERS, "sex")
 MIN_KNOWN = 0.5
@@ -139,7 +139,9 @@ def _closest(
 
 def _spread(values: pd.Series, positive_N: NDArray[np.bool_]) -> float:
     """Root of the mean variance of the two levels, as in a standardised mean difference; 1 where nothing varies in them."""
-    spread = float(np.sqrt(np.nanmean([values[side].var(ddof=1) for side in (positive_N, ~positive_N)])))
+    of_sides = [values[side].dropna() for side in (positive_N, ~positive_N)]
+    variances = [float(known.var(ddof=1)) for known in of_sides if len(known) > 1]
+    spread = float(np.sqrt(np.mean(variances))) if variances else 0.0
     return spread if spread > 0 else 1.0
 
 

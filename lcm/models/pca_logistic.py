@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lcm.models.labelled import Labelled, check_labelled
+from lcm.models.labelled import Labelled, Lacking, check_labelled
 from lcm.models.logistic import Logistic, check_levels, state_of
 from lcm.models.softmax_path import Softmax, SoftmaxPath
 from lcm.models.standardisation import standardisation, standardised
@@ -26,7 +26,10 @@ class PcaLogistic(Logistic):
 
     @classmethod
     def fit(cls, training: Labelled, validation: Labelled, num_levels: int) -> PcaLogistic:
-        """Fit on training scans, choose components and penalty on validation scans; ValueError if it is continuous."""
+        """Fit on training scans, choose components and penalty on validation scans.
+
+        Raises ValueError for a continuous target, Lacking where all connectomes are the same.
+        """
         check_levels("pca-logistic", num_levels)
         check_labelled("pca-logistic", training, validation, num_levels)
         mean_E, scale_E = standardisation(training.scans.edges_NE)
@@ -54,6 +57,8 @@ def _whitened(standard_NE: np.ndarray) -> np.ndarray:
     """The basis (E, K) on which these scans are uncorrelated and of unit variance, largest variance first."""
     from sklearn.decomposition import PCA
 
+    if not np.any(standard_NE):
+        raise Lacking("no edge differs between training scans")
     most = min(max(NUM_COMPONENTS), len(standard_NE) - 1, standard_NE.shape[1])
     fitted = PCA(n_components=most, whiten=False, svd_solver="full", copy=True).fit(standard_NE)
     variance_K = fitted.explained_variance_

@@ -44,7 +44,7 @@ class _Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Svm(ABC):
-    """Arrays: mean_E, scale_E, intercept_L, cost (1,), gamma (1,), sigmoid_2L (0 for continuous), and the kernel's own."""
+    """Arrays: mean_E, scale_E, intercept_L, cost (1,), gamma (1,), sigmoid_2L ((2, 1) for continuous), and the kernel's own."""
 
     state: dict[str, np.ndarray]
     widths: ClassVar[tuple[float, ...]] = (0.0,)
@@ -75,7 +75,8 @@ class Svm(ABC):
         """Probabilities of the levels, (N, L), or one column of values for a continuous target."""
         decision_NL = self._decide(_single(scans, self.state["mean_E"], self.state["scale_E"]))
         sigmoid_2L = self.state["sigmoid_2L"]
-        return probabilities(decision_NL, sigmoid_2L) if sigmoid_2L.any() else decision_NL
+        # A sigmoid of zeros is one, of levels that no decision value tells apart.
+        return probabilities(decision_NL, sigmoid_2L) if sigmoid_2L.shape[1] > 1 else decision_NL
 
     @classmethod
     def _fitted(cls, training: Labelled, num_levels: int, choice: _Choice) -> Self:
@@ -157,6 +158,8 @@ def _distances(asked_NE: np.ndarray, edges_ME: np.ndarray) -> np.ndarray:
 
 def _median_distance(edges_ME: np.ndarray) -> float:
     distance_MM = _distances(edges_ME, edges_ME)
+    if len(distance_MM) < 2:
+        return 1.0
     return float(np.median(distance_MM[np.triu_indices(len(distance_MM), k=1)])) or 1.0
 
 

@@ -150,7 +150,7 @@ def read_cohort(
 ) -> Cohort:
     """Scans with a connectome whose person has one of `roles` in `fold`; `cohorts` or `datasets` empty means all.
 
-    A scan whose cell of a filtered BEI is missing is left out. Rows of other people are left out before their
+    A scan whose cell of a filtered BEI is missing, or assumed, is left out. Rows of other people are left out before their
     connectome or label is read; it is the caller who knows how few are too few. Raises ValueError for a person with two
     roles, an unknown fold, role, cohort, dataset or BEI, or region names that differ between files.
     """
@@ -181,12 +181,13 @@ def _passes(rows: pd.DataFrame, name: str, wanted: Sequence[str | float]) -> pd.
     """Which rows a filter keeps; two numbers are a range, names are levels."""
     if name not in rows:
         raise ValueError(f"filter: the BEI table has no column '{name}'; take names of lcm/cohort/vocabulary.yaml")
+    cells = _observed(rows, name)
     numbers = [value for value in wanted if not isinstance(value, str)]
     if not numbers:
-        return rows[name].isin(list(wanted))
+        return cells.isin(list(wanted))
     if len(wanted) != 2 or len(numbers) != 2:
         raise ValueError(f"filter: {name} is {list(wanted)}; give levels, or [low, high] of a continuous BEI")
-    return pd.to_numeric(rows[name], errors="coerce").between(*numbers, inclusive="both")
+    return pd.to_numeric(cells, errors="coerce").between(*numbers, inclusive="both")
 
 
 def people_of_role(path: Path, fold: int, role: str) -> list[str]:

@@ -77,7 +77,9 @@ def main(options: Namespace) -> int | None:
         cohort = few_shot(answerable(cohort, task), task, share=settings.train_share, seed=settings.seed)
         if options.weights is not None:
             start = read_start(options.weights, cohort, model, settings, {task.target: task.levels})
-            check_fold(options.weights, start, tables, options.fold, settings)
+            # Only of its own pretraining does `evaluate` know who chose there and did not teach.
+            by_test = settings.keep == "best-on-test" and not model.starts_from_folder
+            check_fold(options.weights, start, tables, options.fold, chosen_by_test=by_test)
         check_as_pretrained(settings, task, start)
         # Weights go on with the connectivity that they learned from, whichever sites this task's people come from.
         cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, (task.target,))
@@ -205,8 +207,9 @@ def _begin(model: Model, task: Task, learners: Cohort, settings: Finetune, start
 
 
 def _fits_again(settings: Finetune) -> bool:
-    """Whether validation people teach in the end; few-shot learning keeps to its share."""
-    return settings.refit and settings.max_epochs > 0 and settings.train_share == 1
+    """Whether validation people teach in the end; few-shot learning keeps to its share, and tested people never teach."""
+    may = settings.train_share == 1 and settings.keep != "best-on-test"
+    return settings.refit and may and settings.max_epochs > 0
 
 
 def _second(run: Run) -> Run:

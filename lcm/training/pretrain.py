@@ -62,7 +62,7 @@ def main(options: Namespace) -> int | None:
     vocabulary = find_vocabulary(cohort.of_role(TRAIN), settings)
     start = read_start(begun_from, cohort, model, settings, vocabulary) if begun_from else None
     if begun_from and start:
-        check_fold(begun_from, start, tables, options.fold, settings)
+        check_fold(begun_from, start, tables, options.fold, chosen_by_test=False)
     cohort, estimates, combat_sites = correct_as(start, cohort, settings.combat, settings.targets)
     network = begin_network(model, cohort, vocabulary, start, seed=settings.seed)
     identity = {"stage": "pretrain", "model": model.model_dump(mode="json"), "code": code_hash("pretrain")}

@@ -76,11 +76,11 @@ def read_learners(tables: Tables, fold: int, settings: Training, task: Task | No
     return replace(cohort, rows=cohort.rows.assign(role=cohort.rows["role"].replace(TEST, VALIDATION)))
 
 
-def check_fold(folder: Path, start: Start, tables: Tables, fold: int, settings: Training) -> None:
+def check_fold(folder: Path, start: Start, tables: Tables, fold: int, *, chosen_by_test: bool) -> None:
     """Raise ValueError when the weights are of finetune, or have seen someone whom this fold tests.
 
-    Under `keep: best-on-test` the tested people may have chosen the epoch of these weights, but not taught them. Which
-    fold they were of is not asked: a bundle of another study has folds of its own.
+    With `chosen_by_test` the tested people may have chosen the epoch of these weights, but not taught them, nor those that
+    they came from. Which fold they were of is not asked: a bundle of another study has folds of its own.
     """
     bundle = start.bundle
     if bundle.stage == "finetune":
@@ -88,9 +88,7 @@ def check_fold(folder: Path, start: Start, tables: Tables, fold: int, settings: 
             f"{folder}: weights of finetune on fold {bundle.fold}; start from a bundle of pretrain or import-weights"
         )
     tested = set(hash_people(people_of_role(tables.folds, fold, TEST)))
-    seen = set(start.people)
-    if settings.keep == "best-on-test":
-        seen -= set(bundle.validation_people)
+    seen = {*bundle.training_people, *bundle.pretraining_people} if chosen_by_test else set(start.people)
     shared = len(tested & seen)
     if shared:
         raise ValueError(

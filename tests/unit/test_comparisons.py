@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import comb
 from scipy.stats import norm, t
 
 from lcm.evaluation.answers import Answers
@@ -15,6 +16,7 @@ from lcm.evaluation.comparisons import (
     corrected_t,
     detectable_auroc,
     holm,
+    least_p,
     variance,
     with_holm,
 )
@@ -245,3 +247,47 @@ def test_the_detectable_auroc_falls_with_people_and_rises_with_reuse():
     assert detectable_auroc(100, 100) > detectable_auroc(100, 100, factor=1.0)
     assert np.isnan(detectable_auroc(1, 2))
     assert np.isnan(detectable_auroc(0, 50))
+
+
+def separated(model: str, num_people: int, *, tells: bool) -> pd.DataFrame:
+    """People of one fold, every other with the level, told apart without a mistake or not at all."""
+    rows = predictions(model, 1.0, 1, num_folds=1).head(num_people)
+    positive = (rows["truth"] == "yes").to_numpy(dtype=float) if tells else np.full(num_people, 0.5)
+    return rows.assign(scores=np.stack([1 - positive, positive], axis=1).tolist())
+
+
+@pytest.mark.parametrize(("num_people", "least"), [(2, 1.0), (6, 2 / comb(6, 3)), (8, 2 / comb(8, 4))])
+def test_few_people_who_all_add_alike_are_no_certainty(num_people: int, least: float):
+    """DeLong's variance is 0; an exact test has as many ways as the levels can be dealt, of which two are extreme."""
+    both = [separated("a", num_people, tells=True), separated("ridge", num_people, tells=False)]
+    row = compare(pd.concat(both), "ridge").iloc[0]
+    assert row["difference"] == 0.5
+    assert row["p"] == pytest.approx(least)
+    assert row[["ci_low", "ci_high"]].isna().all()
+
+
+def test_the_least_p_of_folds_and_of_values_is_the_hand_computed_one():
+    answers = answers_of(predictions("a", 1.0, 1).head(12))
+    # Three folds of two people with and two without the level; their people count half.
+    assert least_p(answers) == pytest.approx(2 / np.sqrt(comb(4, 2) ** 3))
+    values = Answers(np.arange(4.0), np.zeros((4, 1)), np.zeros(4, dtype=int), np.arange(4), ())
+    assert least_p(values) == pytest.approx(2 / 2**4)
+
+
+def test_a_single_person_is_no_finding():
+    rows = predictions("a", 1.0, 1).head(1).assign(truth="40.0", levels=[[]], scores=[[50.0]])
+    row = compare(pd.concat([rows, rows.assign(model="ridge", scores=[[41.0]])]), "ridge").iloc[0]
+    assert (row["difference"], row["p"]) == (9.0, 1.0)
+    assert row[["ci_low", "ci_high", "p_corrected_t"]].isna().all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_single_person_of_two_truths_has_no_variance():
+    rows = predictions("a", 1.0, 1).head(2).assign(person_id="p0", fold=0)
+    row = compare(pd.concat([rows, separated("ridge", 2, tells=True).assign(person_id="p0")]), "ridge").iloc[0]
+    assert np.isnan(row["p"])
+
+
+def test_folds_that_all_differ_by_the_same_have_no_corrected_t():
+    assert np.isnan(corrected_t(np.array([0.5, 0.5]), 1 / 3))
+    assert corrected_t(np.zeros(3), 1 / 3) == 1.0

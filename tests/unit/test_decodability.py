@@ -115,3 +115,12 @@ def test_motion_that_is_alike_for_everyone_has_no_tertiles():
     rows = people(generator).assign(mean_fd_mm=0.1)
     found = by_name(decode(rows, generator.normal(size=(len(rows), WIDTH))))
     assert found["motion tertile"]["note"] == "not run: head motion has no three tertiles among training people"
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_tertile_of_fewer_people_than_inner_folds_is_not_asked_about():
+    rows = people(np.random.default_rng(2))
+    # Ties: two thirds hardly moved, two people lie between them and the rest.
+    rows["mean_fd_mm"] = np.resize(np.repeat([0.05, 0.1, 0.2], [80, 2, 38]), len(rows))
+    motion = by_name(decode(rows, np.random.default_rng(0).normal(size=(len(rows), WIDTH))))["motion tertile"]
+    assert motion["note"] == "not run: head motion has no three tertiles among training people"

@@ -133,6 +133,21 @@ def test_scans_of_one_person_become_one_row_with_their_mean(study, finetuned):
     np.testing.assert_allclose(merged["scores"], np.mean(list(two["scores"]), axis=0))
 
 
+def test_cohort_and_site_of_a_person_in_two_cohorts_belong_together(study, finetuned):
+    """A site is a name within its cohort: the other cohort's would make a site that does not exist."""
+    weights = finetuned(SEX)
+    path = study.folder / "bei.tsv"
+    bei = read_tsv(path, BEI).astype({"site": object})
+    # Both are tested in fold 0; the first scan in the order of tables is of a cohort without sites.
+    bei.loc[bei["person_id"] == "bbb:30", "site"] = "leuven"
+    bei.loc[bei["person_id"] == "bbb:30", ["sex", "person_id"]] = [bei["sex"].iloc[0], "aaa:0"]
+    write_tsv(bei, path, BEI)
+    predictions, _ = evaluate(study, weights, SEX)
+    person = predictions.set_index("person_id").loc["aaa:0"]
+    assert (person["cohort"], person["num_scans"]) == ("aaa", 2)
+    assert pd.isna(person["site"])
+
+
 def test_a_model_that_saw_a_test_person_is_refused_with_the_number_of_people(study, finetuned):
     weights = finetuned(SEX)
     path = study.folder / "folds.tsv"

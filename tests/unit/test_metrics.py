@@ -379,3 +379,14 @@ def test_a_number_is_read_back_from_its_text():
     case = answers_of(predictions(**numbers))
     assert case.levels == ()
     assert case.truth_N.tolist() == [61.5, 20.25, 33.0, 40.0]
+
+
+def test_people_who_are_one_of_their_level_leave_no_interval():
+    """Whom nobody is drawn instead of does not vary in resamples, and an interval would end where it begins."""
+    one_patient = answers([0, 0, 0, 0, 1], [0.1, 0.4, 0.8, 0.7, 0.6])
+    found = intervals(one_patient, ["auroc", "balanced_accuracy", "brier"], num_bootstraps=100, seed=0)
+    assert np.isnan(list(found.values())).all()
+    one_person = answers([40.0], [41.5], levels=())
+    assert np.isnan(intervals(one_person, ["mae"], num_bootstraps=100, seed=0)["mae"]).all()
+    several = answers([0, 1, 1, 0], [0.2, 0.6, 0.7, 0.3], person=[0, 0, 1, 1])
+    assert np.isfinite(intervals(several, ["brier"], num_bootstraps=100, seed=0)["brier"]).all()

@@ -14,7 +14,7 @@ from lcm.evaluation.paper_answers import HONEST, OPTIMISTIC, StudyAnswers, read_
 from lcm.evaluation.paper_figures import FIGURES, paper_figure
 from lcm.evaluation.paper_files import PaperSection, write_paper, write_sections
 from lcm.evaluation.paper_tables import PUBLISHED, paper_table
-from lcm.result_tables import read_predictions
+from lcm.result_tables import read_predictions, write_predictions
 from tests.planted_paper import plant_costs, plant_row
 
 
@@ -68,6 +68,19 @@ def test_figure_2_says_that_it_is_assumed_and_shows_the_stored_folds(answers: St
     assert age["HCPA", HONEST] == pytest.approx(3.0)
 
 
+def test_figure_2_takes_the_root_after_the_mean_over_folds_as_the_stored_ages_do(tmp_path: Path):
+    plant_row(tmp_path, "honest", "lcm-as-pretrained", "age-hcpa", 3)
+    path = tmp_path / "evaluate" / "honest" / "lcm-as-pretrained" / "age-hcpa" / "predictions.parquet"
+    predictions = read_predictions(path)
+    off = predictions["fold"].map({0: 1.0, 1: 2.0, 2: 3.0, 3: 4.0, 4: 10.0})
+    scores = [[truth + by] for truth, by in zip(predictions["truth"].astype(float), off, strict=True)]
+    write_predictions(predictions.assign(scores=scores), path)
+    figure = paper_figure("figure-2", read_answers(tmp_path))
+    own = _points(figure.numbers, panel="RMSE of age (years)", source=HONEST).set_index("label").loc["HCPA"]
+    assert own["value"] == pytest.approx(np.sqrt((1 + 4 + 9 + 16 + 100) / 5))
+    assert np.isnan(own["spread"])
+
+
 def test_figure_3_has_hours_of_one_fold_and_lines_where_hours_are_not_known(answers: StudyAnswers):
     numbers = paper_figure("figure-3", answers).numbers
     ours = _points(numbers, label="LCM-1175M", source=OPTIMISTIC).iloc[0]
@@ -105,6 +118,7 @@ def test_scaling_is_at_fixed_depth_and_figure_6_has_the_same_scores_by_parameter
     parameters = paper_figure("figure-6", answers).numbers
     assert parameters["value"].equals(depth["value"])
     assert set(_points(parameters, label="32 layers")["x"]) == {1175681027}
+    assert "none: fewer than three depths" in paper_figure("figure-6", answers).caption
     hcpya = _points(depth, panel="HCPYA", source=PUBLISHED)["x"].tolist()
     assert 20 not in hcpya
 

@@ -73,10 +73,17 @@ def test_its_rows_are_trained_as_the_paper_says(study: Study):
         0,
     )
     assert (pretrain.first_stage_epochs, pretrain.loss_weights) == (5, {"age": 1e-4})
+    assert (pretrain.patience, pretrain.precision, pretrain.pseudo_weight) == (50, "32-true", 1.0)
+    finetune = study.finetune_of("lcm-pre-1234", "paper")
+    same = ("learning_rate", "batch_size", "max_epochs", "weight_decay", "patience", "first_stage_epochs", "precision")
+    assert all(getattr(finetune, name) == getattr(pretrain, name) for name in same)
+    assert (finetune.trunk, finetune.stages, finetune.keep, finetune.refit) == ("train", "both", "best-on-test", False)
     sets = {"1": "cognitive_state", "2": "alzheimers", "3": "parkinsons", "4": "autism"}
     for name in ("1", "134", "123", "124", "1234"):
         targets = study.pretrain_of(f"lcm-pre-{name}", "honest").targets
         assert set(targets) == {"sex", "age", *(sets[digit] for digit in name)}
+        na_levels = study.pretrain_of(f"lcm-pre-{name}", "honest").na_levels
+        assert sorted(na_levels) == sorted(sets[digit] for digit in name)
     for depth in read_parameters().lcm:
         assert study.models[f"lcm-{depth}"].size == {"num_layers": depth}
         assert study.finetune_of(f"lcm-{depth}", "paper").stages == "last_layer"
@@ -87,3 +94,10 @@ def test_its_rows_are_trained_as_the_paper_says(study: Study):
         study.finetune_of(f"lcm-{name}", "paper").stages for name in ("last-layer", "first-stage", "second-stage")
     ]
     assert stages == ["last_layer", "first", "second"]
+
+
+def test_who_lies_in_the_scanner_without_a_task_rests_and_nobody_is_healthy_by_default(study: Study):
+    clinical = ("adni", "ppmi", "abide", "taowu", "neurocon")
+    assert study.harmonize.pseudo_labels == {cohort: {"cognitive_state": "rest"} for cohort in clinical}
+    assert not study.correlate.fisher_z
+    assert study.correlate.window_volumes == 500

@@ -14,8 +14,19 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 from sklearn.metrics import accuracy_score, f1_score
 
+from lcm.evaluation import paper_answers
+from lcm.evaluation.bootstrap import draw
 from lcm.evaluation.metrics import not_run, score
-from lcm.evaluation.paper_answers import HONEST, OPTIMISTIC, Entry, StudyAnswers, mean_entry, quick_scores, read_answers
+from lcm.evaluation.paper_answers import (
+    HONEST,
+    MEASURES,
+    OPTIMISTIC,
+    Entry,
+    StudyAnswers,
+    mean_entry,
+    quick_scores,
+    read_answers,
+)
 from lcm.evaluation.paper_comparison import compared
 from lcm.evaluation.paper_figures import FIGURES
 from lcm.evaluation.paper_files import sections, write_paper
@@ -132,7 +143,7 @@ def test_the_majority_row_is_always_printed_and_first_of_those_not_in_the_paper(
     cells = _cells(answers, "1", "Majority class", "autism")
     assert cells.loc[(PUBLISHED, "accuracy"), ["value", "note"]].tolist() == [52.4, "derived"]
     row = next(row for row in _table("1", answers).rows if row[0] == "Majority class")
-    assert row[7] == "52.40 (derived) / 36.00 (derived)"
+    assert row[7] == "52.4 (derived) / 36.0 (derived)"
     assert cells.loc[(OPTIMISTIC, "accuracy"), "value"] == pytest.approx(100 * 10 / 12)
 
 
@@ -232,6 +243,52 @@ def test_quick_scores_are_those_of_evaluate(tmp_path: Path, task: str):
     )
 
 
+def test_answers_from_before_their_protocol_was_changed_stand_in_no_column(tmp_path: Path):
+    plant_row(tmp_path, "honest", "lcm-32", "autism", 2)
+    stale = plant_row(tmp_path, "honest", "ridge", "autism", 2).assign(select="test")
+    write_predictions(stale, tmp_path / "evaluate" / "honest" / "ridge" / "autism" / "predictions.parquet")
+    answers = read_answers(tmp_path)
+    assert answers.scored("lcm-32", "autism", "accuracy").reason is None
+    told = "not run: answered with `select: test`, and honest is honest now; evaluate it again"
+    assert answers.scored("ridge", "autism", "accuracy").reason == told
+    assert answers.over_folds(HONEST, "ridge", "autism", MEASURES["accuracy"]).reason == told
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_measures_of_a_fold_are_scikit_learns(seed: int):
+    # Four levels for seven people: some are only true, some only named.
+    truth, named = np.random.default_rng(seed).choice(list("abcd"), (2, 7))
+    own = pd.DataFrame({"truth": truth, "prediction": named})
+    assert MEASURES["accuracy"](own) == pytest.approx(100 * accuracy_score(truth, named))
+    expected = f1_score(truth, named, average="weighted", zero_division=0.0)
+    assert MEASURES["f1_weighted"](own) == pytest.approx(100 * expected)
+
+
+def test_rows_of_the_same_people_share_their_resamples(results: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+    monkeypatch.setattr(paper_answers, "draw", lambda *args, **named: drawn.append(1) or draw(*args, **named))
+    answers = read_answers(results)
+    shared = [answers.scored(model, "autism", "accuracy") for model in ("lcm-32", "ridge", "majority")]
+    assert len(drawn) == 1
+    assert shared[1] == read_answers(results).scored("ridge", "autism", "accuracy")
+    # The same number of people, other truths.
+    answers.scored("lcm-32", "ppmi", "accuracy")
+    assert len(drawn) == 3
+
+
+def test_a_derived_number_has_as_many_digits_as_are_known(answers: StudyAnswers):
+    row = next(row for row in _table("1", answers).rows if row[0] == "Majority class")
+    assert "82.96 (derived) / 75.23 (derived)" in row
+    assert "52.4 (derived) / 36.0 (derived)" in row
+    row = next(row for row in _table("4", answers).rows if row[0] == "Majority class")
+    assert "77.0 ± 8.0 (derived)" in row
+
+
+def test_a_note_that_rows_share_is_said_once(answers: StudyAnswers):
+    said = [note for note in _table("1", answers).notes if "order of the three middle rows" in note]
+    assert [note.partition(":")[0] for note in said] == ["LCM pre {1,3,4}, LCM pre {1,2,3}, LCM pre {1,2,4}"]
+
+
 def test_table_4_takes_each_share_from_its_own_row_and_tests_over_folds(answers: StudyAnswers):
     table = _table("4", answers)
     p = table.tidy[table.tidy["metric"] == "p_paired_t"].set_index(["source", "column"])
@@ -244,7 +301,7 @@ def test_table_4_takes_each_share_from_its_own_row_and_tests_over_folds(answers:
     ours = table.tidy[(table.tidy["row"] == "ridge") & (table.tidy["source"] == HONEST)].set_index("column")
     assert list(ours.loc[["ten", "all"], "model"]) == ["ridge-share-10", "ridge"]
     assert not any(row[0] == "ridge-share-10" for row in table.rows)
-    assert any("paper, 100 %: lcm-pre-1234 − ridge" in note for note in table.notes)
+    assert any("paper (optimistic), 100 %: lcm-pre-1234 − ridge" in note for note in table.notes)
     assert any(note.startswith("Printed p of LCM") and "10 %: 0.0267" in note for note in table.notes)
 
 

@@ -10,15 +10,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lcm.config import Training
 from lcm.training.checkpoint import CHECKPOINT
+from lcm.training.data import read_cohort, tables_of
 from lcm.training.devices import Devices
 from lcm.training.networks import build_network, load_arrays
 from lcm.training.weights import WEIGHTS, read_manifest
+from tests.asking import scores_of
 from tests.conftest import REPOSITORY
 from tests.small_run import deal_out, finish, fresh_processes, result, start
 
@@ -105,6 +108,36 @@ def test_the_command_starts_its_processes_and_writes_the_bundle_of_one_process(s
     network = build_network(manifest.model, len(manifest.regions), manifest.tokens, seed=1)
     load_arrays(network, {name: value.numpy() for name, value in load_file(output / WEIGHTS).items()})
     assert json.loads((output / "record.json").read_text())["stage"] == "pretrain"
+
+
+@pytest.mark.parametrize(
+    "rule", [{"keep": "best"}, {"keep": "best-on-test", "refit": False}], ids=["refit", "chosen by the tested"]
+)
+def test_two_processes_choose_and_fit_again_as_one_does(study, run_stage, rule):
+    """What is counted over all judges is counted once, and each of the two fits is shared."""
+    size = {"num_layers": 1, "width": 16, "num_heads": 2, "feedforward": 16, "dropout": 0.0}
+    model, task = {"architecture": "lcm", "size": size}, {"target": "sex", "levels": ["female", "male"]}
+    settings = {"max_epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "accelerator": "cpu", **rule}
+    alone = read_manifest(run_stage("finetune", "alone", settings, model=model, task=task))
+    output = study.folder / "shared"
+    flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output, "task": "question"}
+    flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
+    flags |= {"definition": json.dumps(task), "checkpoint": study.folder / "checkpoint"}
+    flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": "ddp"})}
+    command = [sys.executable, "-m", "lcm", "finetune", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    shared = read_manifest(output)
+    assert shared.results["best_epoch"] == alone.results["best_epoch"]
+    assert shared.training_people == alone.training_people
+    for name in ("validation_loss", "threshold"):
+        assert shared.results[name] == pytest.approx(alone.results[name], rel=1e-3), name
+    # The answers, not the weights: what moves no answer moves by rounding.
+    tested = read_cohort(tables_of(study.flags()), fold=0, roles=("test",))
+    ours, theirs = (scores_of(folder, tested) for folder in (output, study.folder / "alone"))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert not list(study.folder.glob("checkpoint*"))
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lcm.models import pca_logistic
-from lcm.models.labelled import Labelled, Scans, together
+from lcm.models.labelled import Labelled, Lacking, Scans, together
 from lcm.models.pca_logistic import NUM_COMPONENTS, PENALTIES, PcaLogistic
 
 
@@ -67,3 +67,9 @@ def test_scans_on_a_small_subspace_give_no_component_of_noise(monkeypatch):
 def test_a_continuous_target_is_refused():
     with pytest.raises(ValueError, match="pca-logistic tells levels apart"):
         PcaLogistic.fit(planted(20, 4), planted(20, 5), 0)
+
+
+def test_connectomes_that_are_all_the_same_are_refused_with_the_reason():
+    same = Labelled(Scans.of_edges(np.ones((8, 10), dtype=np.float32)), np.arange(8) % 2.0)
+    with pytest.raises(Lacking, match="no edge differs"):
+        PcaLogistic.fit(same, same, 2)

@@ -125,3 +125,13 @@ def test_truths_are_exchanged_within_cohort_site_and_fold_and_within_people_who_
     assert len(set(other)) == 4
     several = strata_of(predictions([0, 1, 0, 1], [0.5] * 4, person=["p", "p", "q", "q"]))
     assert several[0] == several[1] != several[2] == several[3]
+
+
+def test_several_ages_of_a_person_have_no_exchange():
+    """Kept among themselves they would leave the differences between people as they are: a mean near the r itself."""
+    age = np.repeat(np.arange(30.0, 60.0), 2) + np.tile([0.0, 2.0], 30)
+    person = np.repeat(np.arange(30), 2)
+    visits = Answers(age, age[:, None] + 1, np.zeros(60, dtype=int), person, ())
+    assert np.isnan(permutation_test(visits, person, num_permutations=100, seed=0)).all()
+    first = Answers(age[::2], age[::2, None] + 1, np.zeros(30, dtype=int), person[::2], ())
+    assert permutation_test(first, np.zeros(30, dtype=int), num_permutations=100, seed=0).p < 0.05

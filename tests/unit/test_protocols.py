@@ -22,7 +22,7 @@ from lcm.settings import Split
 from lcm.tables import BEI, FOLDS, TEST, TRAIN, VALIDATION, read_tsv, write_tsv
 from lcm.training.data import labels_of, read_cohort, tables_of
 from lcm.training.loop import weighted_f1
-from lcm.training.weights import WEIGHTS, hash_people, read_manifest
+from lcm.training.weights import WEIGHTS, hash_people, read_manifest, save_bundle
 from tests.asking import scores_of
 from tests.planted_people import bei_table
 
@@ -83,6 +83,7 @@ def test_a_protocol_asks_for_its_own_rows():
         ({"protocols": {"x": {"split": {"folds": 5}}}}, "protocols.x.split.folds: Extra inputs are not permitted"),
         ({"finetune": CONFIG["finetune"] | {"keep": "best-on-test"}}, "finetune.keep: only a protocol with `select: test`"),
         ({"split": CONFIG["split"] | {"validation_share": 0}}, "split.validation_share: only a protocol with"),
+        ({"protocols": {"x": {"split": {"validation_share": 0}}}}, "protocols.x.split.validation_share: 0 is for protocols"),
     ],
 )  # fmt: skip
 def test_a_protocol_that_cannot_be_is_refused_with_its_place(change: dict, said: str):
@@ -230,3 +231,28 @@ def test_an_epoch_chosen_by_the_tested_finds_what_is_not_there(study, run_stage)
             found.append(float((scores_of(folder, tested).argmax(axis=1) == truth_N).mean()))
     assert np.mean(right["best-on-test"]) > 0.58
     assert np.mean(right["best-on-test"]) > np.mean(right["best"]) + 0.05
+
+
+def test_tested_people_never_teach_whatever_refit_says(study, run_stage):
+    without_validation(study)
+    settings = {"keep": "best-on-test", "refit": True}
+    manifest = read_manifest(run_stage("finetune", "out", settings, model={"architecture": "ridge"}, task=SEX))
+    folds = read_tsv(study.folder / "folds.tsv", FOLDS)
+    tested = folds.loc[(folds["fold"] == 0) & (folds["role"] == TEST), "person_id"]
+    assert not set(hash_people(tested)) & set(manifest.training_people)
+
+
+def test_weights_from_a_folder_were_not_chosen_by_the_tested_under_any_rule(study, run_stage):
+    """Only of its own pretraining does a study know who chose; `evaluate` would refuse after the training."""
+    without_validation(study)
+    own = TINY | {"start": "pretrained"}
+    weights = run_stage("pretrain", "pre", LCM | {"keep": "best-on-test", "targets": ["sex"]}, model=own)
+    settings = LCM | {"keep": "best-on-test", "refit": False}
+    with pytest.raises(ValueError, match="have seen 20 of the 20 people whom fold 0 tests"):
+        run_stage("finetune", "out", settings, model=TINY | {"start": str(weights)}, task=SEX, weights=weights)
+    # Who chose here and had taught the weights before that is no mere judge.
+    manifest = read_manifest(weights)
+    earlier = manifest.model_copy(update={"pretraining_people": manifest.validation_people[:1]})
+    save_bundle(weights, load_file(weights / WEIGHTS), earlier)
+    with pytest.raises(ValueError, match="have seen 1 of the 20 people whom fold 0 tests"):
+        run_stage("finetune", "out", settings, model=own, task=SEX, weights=weights)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -209,6 +212,56 @@ def test_the_hours_of_figure_3_follow_from_table_8():
     assert [point.ms for point in figure.points if point.ms] == [
         table[name] for name in ("LCM", "BrainMass", "Brain-JEPA", "BrainLM")
     ]
+
+
+# Read twice from their sources, independently, and compared number by number. Who corrects one changes its file's line here.
+TRANSCRIBED = {
+    "lcm_audit_folds": (175, "399ceee7f12855c2"),
+    "lcm_audit_logs": (760, "fd38df6990c7a33a"),
+    "lcm_audit_majority": (30, "51c34dfabab1144b"),
+    "lcm_audit_parameters": (19, "e1d5ac86dc438dd7"),
+    "lcm_figure_3": (15, "1e9daef9b79a0cca"),
+    "lcm_figure_7": (1, "c5f65a95f595af0c"),
+    "lcm_table_1": (208, "362926a0dc4733d9"),
+    "lcm_table_2": (77, "5755d088588d206e"),
+    "lcm_table_3": (87, "8cf67daf333e14b9"),
+    "lcm_table_4": (35, "6b3fac7293275587"),
+    "lcm_table_5": (52, "f2c756df020a5ca4"),
+    "lcm_table_6": (53, "6a27ae545c26f320"),
+    "lcm_table_8": (12, "22481293af604fa8"),
+}
+
+
+def _numbers(value: object, place: str = "") -> Iterator[str]:
+    """Every number of a file with its place, rows by their names, in the file's order."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _numbers(inner, f"{place}/{name}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            name = inner["name"] if isinstance(inner, dict) and "name" in inner else number
+            yield from _numbers(inner, f"{place}/{name}")
+    elif isinstance(value, int | float):
+        yield f"{place} {value!r}"
+
+
+def test_no_number_differs_from_what_was_transcribed_twice():
+    # Most of a table's cells follow from nothing else, so that no law above would see a slip of the hand.
+    found = {}
+    for path in FOLDER.glob("*.yaml"):
+        numbers = list(_numbers(yaml.safe_load(path.read_text(encoding="utf-8"))))
+        if numbers:
+            found[path.stem] = (len(numbers), hashlib.sha256("\n".join(numbers).encode()).hexdigest()[:16])
+    assert found == TRANSCRIBED
+
+
+def test_the_stored_ages_are_single_precision_and_the_accuracies_whole_people():
+    for data, stored in read_folds().data.items():
+        errors = stored["age_squared_error"]
+        assert [float(np.float32(error)) for error in errors] == list(errors), data
+        for name in ("target_accuracy", "sex_accuracy"):
+            for share in stored[name]:
+                assert any(round(share * people) / people == share for people in range(1, 1100)), (data, name, share)
 
 
 def test_every_file_is_read_by_its_type():

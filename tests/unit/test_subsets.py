@@ -163,3 +163,12 @@ def test_low_motion_keeps_those_known_to_have_hardly_moved():
         low_motion(rows, 0.01)
     with pytest.raises(ValueError, match="nobody's head motion is known"):
         low_motion(rows.assign(mean_fd_mm=None), 0.2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_cohort_of_one_person_a_level_is_no_reason_to_warn():
+    rows = predictions(200)
+    pair = [rows.index[rows["truth"] == level][0] for level in LEVELS]
+    rows.loc[pair, "cohort"] = "tiny"
+    balance = matched(rows).balance
+    assert np.isfinite(balance.loc[balance["cohort"] == "abide", "smd_before"]).all()

@@ -121,3 +121,15 @@ def test_a_bundle_holds_plain_numbers_and_support_vectors_in_single_precision():
     assert fitted.state["support_SE"].dtype == np.float32
     assert len(fitted.state["support_SE"]) == len(fitted.state["dual_SL"]) <= 60
     assert all(array.dtype.kind == "f" for array in fitted.state.values())
+
+
+@pytest.mark.parametrize("machine", [LinearSvm, RbfSvm])
+def test_connectomes_without_difference_give_probabilities_all_the_same(machine):
+    """Platt's sigmoid is then made of zeros, as of a continuous target."""
+    same = Labelled(Scans.of_edges(np.ones((8, NUM_EDGES), dtype=np.float32)), np.arange(8) % 2.0)
+    np.testing.assert_allclose(machine.fit(same, same, 2).predict(same.scans), 0.5, atol=1e-6)
+
+
+def test_one_training_scan_gives_its_own_value():
+    one, asked = (Labelled(planted(number, 0).scans, np.full(number, 40.0)) for number in (1, 5))
+    np.testing.assert_allclose(RbfSvm.fit(one, asked, 0).predict(asked.scans), 40.0)

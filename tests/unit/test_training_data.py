@@ -265,6 +265,18 @@ def test_the_phenotype_tables_motion_stands_in_where_the_images_gave_none(study)
     np.testing.assert_array_equal(cohort.covariates["mean_fd_mm"], np.where(inside_N, 0.1, 0.25))
 
 
+def test_a_filter_asks_what_was_observed_not_what_is_assumed(study):
+    path = study.folder / "bei.tsv"
+    bei = read_tsv(path, BEI)
+    assumed = bei.index[bei["autism"] == "control"][:3]
+    bei.loc[assumed, "autism_source"] = "pseudo"
+    write_tsv(bei, path, BEI)
+    roles = ("train", "validation", "test")
+    kept = read_cohort(tables_of(study.flags()), fold=0, roles=roles, filters={"autism": ["control"]}).rows
+    assert len(kept) == (bei["autism"] == "control").sum() - 3
+    assert not set(kept["scan"]) & set(bei.loc[assumed, "scan"])
+
+
 def test_a_filter_keeps_levels_and_ranges_and_drops_what_is_missing(study):
     options = tables_of(study.flags())
 
