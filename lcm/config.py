@@ -233,6 +233,8 @@ class Study(Settings):
                 strange = [one for one in asked if one not in known]
                 if strange:
                     raise ValueError(f"protocols.{name}.{field} has no {strange[0]!r}; known: {', '.join(known)}")
+                if len(set(asked)) < len(asked):
+                    raise ValueError(f"protocols.{name}.{field} has {', '.join(asked)}; a row is asked once")
             self.split_of(name)
             if protocol.select == "validation" and protocol.split.get("validation_share") == 0:
                 raise ValueError(f"protocols.{name}.split.validation_share: 0 is for protocols with `select: test`")

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import numpy as np
 
+FLATTEST = 0.01
+"""Least slope, a deviation of the decision values: few scans by chance ranked the other way must not turn a ranking round."""
+
 
 def platt(decision_NL: np.ndarray, target_N: np.ndarray) -> np.ndarray:
     """Slope and intercept of each level's sigmoid, (2, L), fitted on scans that fitted no decision value.
 
     Platt's targets are (n₊ + 1) / (n₊ + 2) and 1 / (n₋ + 2) instead of 1 and 0, so that separated levels have a finite
-    slope. A logistic regression of every scan as both levels, weighed by its target, maximises the same likelihood.
+    slope; it never falls below FLATTEST. A logistic regression of every scan as both levels, weighed by its target,
+    maximises the same likelihood.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -29,7 +33,11 @@ def platt(decision_NL: np.ndarray, target_N: np.ndarray) -> np.ndarray:
             np.repeat([1, 0], len(decision_N)),
             sample_weight=np.concatenate([target, 1 - target]),
         )
-        columns.append((float(fitted.coef_[0, 0]) / spread, float(fitted.intercept_[0])))
+        slope, intercept = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        if slope < FLATTEST:
+            share = float(target.mean())
+            slope, intercept = FLATTEST, float(np.log(share / (1 - share)))
+        columns.append((slope / spread, intercept))
     return np.array(columns).T
 
 

@@ -216,4 +216,8 @@ def _second(run: Run) -> Run:
     """Where the fit on training and validation people leaves its traces: beside those of the first."""
     folder = run.checkpoint.with_name(f"{run.checkpoint.name}-refit") if run.checkpoint else None
     log_folder = run.log_folder / "refit" if run.log_folder else None
-    return replace(run, checkpoint=folder, log_folder=log_folder, identity={**run.identity, "refit": True})
+    # A run that goes on in its first fit has no checkpoint of the second yet.
+    resume = "auto" if run.resume == "require" else run.resume
+    return replace(
+        run, checkpoint=folder, log_folder=log_folder, resume=resume, identity={**run.identity, "refit": True}
+    )

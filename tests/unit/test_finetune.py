@@ -155,3 +155,30 @@ def test_the_methods_text_says_which_epoch_was_kept_and_what_learned():
     assert "on 10% of the training people" in said
     assert "kept the last epoch, and other models the penalty that did best" in said
     assert said.endswith("of pretrained networks only tokens and head learned.")
+
+
+@pytest.mark.parametrize("stopped_in", [3, 7], ids=["first fit", "second fit"])
+def test_a_run_goes_on_from_the_fit_in_which_it_was_stopped(study, run_stage, monkeypatch, stopped_in):
+    """Five epochs by which the threshold is chosen, and five with the validation people: the same bits either way."""
+    size = {"num_layers": 1, "width": 16, "num_heads": 2, "feedforward": 16, "dropout": 0.1}
+    model = {"architecture": "lcm", "size": size}
+    settings = {"max_epochs": 5, "keep": "last", "batch_size": 8, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9}
+    whole = run_stage("finetune", "whole", settings, model=model, task=SEX)
+    from lcm.training import loop
+
+    epochs, run_epoch = iter(range(1, 99)), loop._Loop.run_epoch
+
+    def stopping(self, *arguments) -> None:
+        if next(epochs) == stopped_in:
+            raise KeyboardInterrupt
+        run_epoch(self, *arguments)
+
+    flags = {"model": model, "task": SEX, "checkpoint": study.folder / "checkpoint"}
+    monkeypatch.setattr(loop._Loop, "run_epoch", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage("finetune", "stopped", settings, **flags)
+    monkeypatch.undo()
+    stopped = run_stage("finetune", "stopped", settings, resume="require", **flags)
+    ours, theirs = load_file(stopped / WEIGHTS), load_file(whole / WEIGHTS)
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert not list(study.folder.glob("checkpoint*"))

@@ -44,3 +44,11 @@ def test_more_levels_are_shares_of_their_sum():
     sigmoid_2L = np.array([[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     decision_NL = np.array([[0.0, 0.0, np.log(3.0)]])
     np.testing.assert_allclose(probabilities(decision_NL, sigmoid_2L), [[0.5 / 1.75, 0.5 / 1.75, 0.75 / 1.75]])
+
+
+def test_few_scans_that_are_ranked_the_wrong_way_do_not_turn_the_ranking_round():
+    decision_N, target_N = np.array([1.0, 2.0, -1.0, -2.0]), np.array([0.0, 0.0, 1.0, 1.0])
+    decision_NL = np.stack([-decision_N, decision_N], axis=1)
+    said_N = probabilities(decision_NL, platt(decision_NL, target_N))[:, 1]
+    assert (np.argsort(said_N) == np.argsort(decision_N)).all()
+    np.testing.assert_allclose(said_N, 0.5, atol=0.01)

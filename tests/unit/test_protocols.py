@@ -80,6 +80,7 @@ def test_a_protocol_asks_for_its_own_rows():
         ({"protocols": {}}, "protocols: Dictionary should have at least 1 item"),
         ({"protocols": {"x": {"tasks": ["mood"]}}}, "protocols.x.tasks has no 'mood'; known: sex"),
         ({"protocols": {"x": {"models": ["bnt"]}}}, "protocols.x.models has no 'bnt'; known: majority"),
+        ({"protocols": {"x": {"tasks": ["sex", "sex"]}}}, "protocols.x.tasks has sex, sex; a row is asked once"),
         ({"protocols": {"x": {"split": {"folds": 5}}}}, "protocols.x.split.folds: Extra inputs are not permitted"),
         ({"finetune": CONFIG["finetune"] | {"keep": "best-on-test"}}, "finetune.keep: only a protocol with `select: test`"),
         ({"split": CONFIG["split"] | {"validation_share": 0}}, "split.validation_share: only a protocol with"),
