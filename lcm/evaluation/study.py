@@ -158,7 +158,7 @@ def read_study(
         shown_labels=labels.astype({"num_people": "str", "num_scans": "str"}),
         site_effects=site_effects(of_sites, read_edges(results, strategies[0], batches, of_sites)),
         scores=asked.of(read_evaluated(results, "scores.tsv", SCORES)),
-        comparisons=_compared(results, asked, reference),
+        comparisons=compared(results, asked, reference),
         overlap=asked.of(read_evaluated(results, "overlap.tsv", OVERLAP)),
         decodability=asked.of(read_evaluated(results, "decodability.tsv", DECODABILITY)),
         costs=asked.of(read_evaluated(results, "costs.tsv", COSTS)),
@@ -228,13 +228,14 @@ def read_evaluated(results: Path, name: str, table: Table) -> pd.DataFrame:
     return found
 
 
-def _compared(results: Path, asked: Asked, reference: str) -> pd.DataFrame:
+def compared(results: Path, asked: Asked, reference: str) -> pd.DataFrame:
     """The `comparisons` table: every model against the reference, tasks and protocols each for themselves."""
     paths: dict[tuple[str, str], list[Path]] = {}
     for path in _predictions(results, asked):
         paths.setdefault((path.parts[-4], path.parts[-2]), []).append(path)
     parts = []
-    for found in paths.values():
+    places = {protocol: place for place, protocol in enumerate(asked.protocols)}
+    for found in (paths[key] for key in sorted(paths, key=lambda key: (places.get(key[0], 0), key))):
         tables = [table for path in found if len(table := read_predictions(path))]
         # Rows whose epoch the tested people chose are compared with published numbers alone.
         tables = [table for table in tables if table["select"].iloc[0] != OPTIMISTIC]

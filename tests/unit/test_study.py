@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lcm.evaluation.study import Asked, read_evaluated
-from lcm.result_tables import COSTS, SCORES
+from lcm.evaluation.study import Asked, compared, read_evaluated
+from lcm.result_tables import COSTS, SCORES, write_predictions
 from lcm.tables import read_tsv, write_tsv
+from tests.planted_results import planted_predictions
 
 TABLE = pd.DataFrame(
     [("honest", "lcm", "sex"), ("honest", "old", "sex"), ("paper", "lcm", "sex")], columns=["protocol", "model", "task"]
@@ -68,3 +69,15 @@ def test_nothing_evaluated_is_a_table_without_rows(tmp_path):
     found = read_evaluated(tmp_path, "scores.tsv", SCORES)
     assert list(found.columns) == list(SCORES.columns)
     assert found.empty
+
+
+def test_comparisons_stand_in_the_order_of_the_protocols(tmp_path):
+    for protocol in ("alone", "headline"):
+        for model in ("lcm", "ridge"):
+            predictions = planted_predictions(model, "autism", protocol=protocol)
+            folder = tmp_path / "evaluate" / protocol / model / "autism"
+            write_predictions(predictions, folder / "predictions.parquet")
+    rows = [["lcm", "autism"], ["ridge", "autism"]]
+    found = compared(tmp_path, asked(headline=rows, alone=rows), "ridge")
+    assert found["protocol"].tolist() == ["headline", "alone"]
+    assert found["p_holm"].notna().all()
