@@ -8,6 +8,7 @@ network without such a choice has one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, Self
 
@@ -38,10 +39,10 @@ def token_names(name: str, levels: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name}={level}" for level in levels) or (name,)
 
 
-class TokenNetwork(nn.Module):
+class TokenNetwork(nn.Module, ABC):
     """Base of the networks: tokens by name; `head`, a Linear whose bias moves the outputs; `edges`, or None for raw ones.
 
-    A network adds `forward`, FC matrices (B, N, N) → logits (L, B, P), and the methods that raise NotImplementedError here.
+    A network adds `forward`, FC matrices (B, N, N) → logits (L, B, P), and the abstract methods.
     One that looks at regions also has `attend`, → logits and each layer's shares of the regions (L, B, P, N).
     """
 
@@ -52,21 +53,21 @@ class TokenNetwork(nn.Module):
         super().__init__()
         self.tokens = tuple(tokens)
 
+    @abstractmethod
     def embed(self, fc_BNN: Tensor) -> Tensor:
         """What the last layer makes of a connectome, (B, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append_tokens(self, names: Sequence[str]) -> None:
         """Add tokens for levels not seen so far; the present ones keep their weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embedding_parameters(self) -> list[str]:
         """Names of the weights that read the input; `trunk_rate` slows all others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def trunk(self) -> tuple[nn.Module, ...]:
         """All but tokens and head."""
-        raise NotImplementedError
 
     def check_new(self, names: Sequence[str]) -> None:
         """Raise ValueError for a token that is there already."""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from lcm.models.large_connectome_model import LargeConnectomeModel
     from lcm.models.token_network import Stages
-
-BATCH = 128
-"""Connectomes a pass: with attention kept, 32 layers of 27 tokens over 116 regions take 50 MB."""
 
 Questions = Mapping[str, tuple[str, ...]]
 """BEI → levels; a continuous one has none."""
@@ -76,11 +73,13 @@ def _ask_network(
 ) -> dict[str, Answer]:
     import torch
 
+    from lcm.training.networks import passes
+
     network = _network_of(manifest, weights)
     stages = manifest.settings.get("stages", "both")
     parts: list[dict[str, Answer]] = []
     with torch.inference_mode():
-        for fc_BRR in _batches(manifest, edges_NE, network):
+        for fc_BRR in passes(network, edges_NE):
             looks = attend and hasattr(network, "attend")
             logits_LBP, shares_LBPR = network.attend(fc_BRR) if looks else (network(fc_BRR), None)
             parts.append(
@@ -94,23 +93,11 @@ def _ask_network(
 
 def _network_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> LargeConnectomeModel:
     """The bundle's network, ready to answer on the device that the bundle was made for, where there is one."""
-    import torch
-
-    from lcm.training.networks import build_network, load_arrays
+    from lcm.training.networks import build_network, load_arrays, ready
 
     network = build_network(manifest.resolved_model, len(manifest.regions), manifest.tokens, seed=0)
     load_arrays(network, weights)
-    on_cpu = manifest.settings.get("accelerator") == "cpu" or not torch.cuda.is_available()
-    return network.to(torch.device("cpu" if on_cpu else "cuda")).eval()
-
-
-def _batches(manifest: Manifest, edges_NE: np.ndarray, network: LargeConnectomeModel) -> Iterator[torch.Tensor]:
-    """FC matrices of BATCH connectomes each, where the network is."""
-    from lcm.training.networks import connectomes
-
-    device = next(network.parameters()).device
-    for part_BE in np.array_split(edges_NE, max(1, -(-len(edges_NE) // BATCH))):
-        yield connectomes(part_BE, len(manifest.regions)).to(device)
+    return ready(network, manifest.settings.get("accelerator", "auto"))
 
 
 def embed(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) -> np.ndarray:
@@ -120,12 +107,14 @@ def embed(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) 
     """
     import torch
 
+    from lcm.training.networks import passes
+
     if architecture(manifest.model.architecture).kind != "network":
         raise ValueError(f"architecture '{manifest.model.architecture}' has no embedding; only networks have")
     cohort = _corrected(manifest, arrays, cohort)
     network = _network_of(manifest, weights_alone(arrays))
     with torch.inference_mode():
-        parts = [network.embed(fc_BRR).float().cpu().numpy() for fc_BRR in _batches(manifest, cohort.edges_NE, network)]
+        parts = [network.embed(fc_BRR).float().cpu().numpy() for fc_BRR in passes(network, cohort.edges_NE)]
     return np.concatenate(parts)
 
 
