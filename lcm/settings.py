@@ -37,7 +37,12 @@ class Simulate(Settings):
 class Index(Settings):
     """Find every run, once."""
 
-    batch_size: int = Field(default=50, ge=1, le=5000, description="most participants a batch job takes on average")
+    batch_size: int = Field(
+        default=200,
+        ge=1,
+        le=5000,
+        description="most participants a batch job takes on average; up to eight batches a dataset they are 50 at most",
+    )
 
 
 class Fmriprep(Settings):

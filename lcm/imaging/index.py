@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+SMALL_BATCH, FEW_BATCHES = 50, 8
 _FILE_COLUMNS = ("bold", "t1w", "mask", "confounds", "series")
 _FINDERS: dict[str, Callable[[Path], list[Row]]] = {
     "bids": raw_rows,
@@ -81,9 +82,12 @@ def assign_batches(participants: pd.Series, batch_size: int) -> pd.Series:
     """A batch label for each participant by hash, so that a new participant moves no other one.
 
     The number of batches is the power of two that brings their mean size to `batch_size` at most; only crossing one
-    reshuffles them.
+    reshuffles them. Up to FEW_BATCHES they hold SMALL_BATCH people at most, so that a small dataset keeps several cores busy:
+    it is in large ones that each batch's handful of files and seconds of start count.
     """
-    num_batches = 2 ** max(0, math.ceil(math.log2(participants.nunique() / batch_size)))
+    people = participants.nunique()
+    wanted = max(people / batch_size, min(FEW_BATCHES, people / SMALL_BATCH))
+    num_batches = 2 ** max(0, math.ceil(math.log2(wanted)))
     return participants.map(lambda p: f"{int(hashlib.sha256(p.encode()).hexdigest()[:8], 16) % num_batches:04d}")
 
 

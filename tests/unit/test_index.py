@@ -413,3 +413,9 @@ def test_denoised_series_declared_as_raw_are_left_out(tmp_path):
     _series(tmp_path / _XCPD.format("1", "1", "AP", "seg-AAL"))
     outcome = _index(tmp_path, "series", pattern="sub-*/**/*.tsv")["outcome"].item()
     assert outcome.endswith("write denoised series: set `denoised: true` for the dataset")
+
+
+def test_a_large_dataset_makes_few_files_and_a_small_one_keeps_cores_busy():
+    people = pd.Series([f"sub-{number:05d}" for number in range(10_000)])
+    counts = {n: assign_batches(people[:n], 200).nunique() for n in (1, 50, 51, 100, 400, 1600, 1601, 10_000)}
+    assert counts == {1: 1, 50: 1, 51: 2, 100: 2, 400: 8, 1600: 8, 1601: 16, 10_000: 64}

@@ -16,7 +16,8 @@ rule collect:
     conda:
         "../../envs/imaging.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grows(1000),
+        runtime=grows(60),
     params:
         settings=settings("collect"),
         code=code("collect"),

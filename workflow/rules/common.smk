@@ -1,4 +1,4 @@
-"""What rules share: the plan of the study, which knows every input, and the hash of a stage's code."""
+"""What rules share: the plan of the study, which knows every input, the hash of a stage's code, and room that grows."""
 
 import sys
 
@@ -24,6 +24,15 @@ wildcard_constraints:
 def indexed():
     """Path of the scans table; Snakemake waits here for the checkpoint when it has not run yet."""
     return checkpoints.index.get().output.scans
+
+
+def grows(base):
+    """Memory (MB) or time (minutes) of a first attempt; where a profile sets `retries`, each further one asks for more."""
+
+    def amount(wildcards, attempt):
+        return base * attempt
+
+    return amount
 
 
 PLAN = Plan(config, indexed, walk=workflow.is_main_process)

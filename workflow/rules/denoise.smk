@@ -17,7 +17,8 @@ rule denoise:
     conda:
         "../../envs/imaging.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grows(1000),
+        runtime=grows(60),
     params:
         settings=settings("denoise"),
         code=code("denoise"),

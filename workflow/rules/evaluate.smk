@@ -24,6 +24,9 @@ rule evaluate:
         "logs/evaluate/{protocol}/{model}/{task}.tsv"
     conda:
         "../../envs/training.yaml"
+    resources:
+        mem_mb=grows(4000),
+        runtime=grows(120),
     params:
         settings=settings("evaluate"),
         code=code("evaluate"),

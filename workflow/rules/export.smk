@@ -20,7 +20,8 @@ rule export:
     conda:
         "../../envs/imaging.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grows(1000),
+        runtime=grows(60),
     params:
         settings=settings("export"),
         code=code("export"),

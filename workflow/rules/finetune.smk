@@ -18,6 +18,8 @@ rule finetune:
     conda:
         "../../envs/training.yaml"
     resources:
+        mem_mb=grows(8000),
+        runtime=grows(240),
         gpu=1,
     params:
         settings=PLAN.finetune_settings,

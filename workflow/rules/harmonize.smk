@@ -21,6 +21,9 @@ rule harmonize:
         "logs/harmonize/harmonize.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(60),
     params:
         settings=settings("harmonize"),
         code=code("harmonize"),

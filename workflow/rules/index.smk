@@ -14,6 +14,9 @@ checkpoint index:
         "logs/index/index.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(60),
     params:
         settings=settings("index"),
         code=code("index"),

@@ -16,7 +16,8 @@ rule parcellate:
     conda:
         "../../envs/imaging.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=grows(2000),
+        runtime=grows(120),
     params:
         settings=settings("parcellate"),
         code=code("parcellate"),

@@ -22,6 +22,8 @@ rule predict:
     conda:
         "../../envs/training.yaml"
     resources:
+        mem_mb=grows(4000),
+        runtime=grows(120),
         gpu=1,
     params:
         settings=settings("predict"),

@@ -16,7 +16,8 @@ rule preprocess:
         "../../envs/imaging.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=grows(4000),
+        runtime=grows(240),
     params:
         settings=settings("preprocess"),
         code=code("preprocess"),

@@ -18,6 +18,8 @@ rule pretrain:
     conda:
         "../../envs/training.yaml"
     resources:
+        mem_mb=grows(8000),
+        runtime=grows(720),
         gpu=1,
     params:
         settings=PLAN.pretrain_settings,

@@ -20,6 +20,8 @@ rule probe:
     conda:
         "../../envs/training.yaml"
     resources:
+        mem_mb=grows(8000),
+        runtime=grows(240),
         gpu=1,
     params:
         settings=settings("probe"),

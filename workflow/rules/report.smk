@@ -37,6 +37,9 @@ rule report:
         "logs/report/report.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=grows(4000),
+        runtime=grows(60),
     params:
         settings=settings("report"),
         code=code("report"),

@@ -11,6 +11,9 @@ rule simulate:
         "logs/simulate/simulate.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=grows(2000),
+        runtime=grows(30),
     params:
         settings=settings("simulate"),
         code=code("simulate"),

@@ -14,6 +14,9 @@ rule split:
         "logs/split/{protocol}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    resources:
+        mem_mb=grows(1000),
+        runtime=grows(30),
     params:
         settings=PLAN.split_settings,
         code=code("split"),
