@@ -26,7 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from lcm.config import Training
 from lcm.models.brainlm import BrainLM
 from lcm.models.series_network import MaskedLoss, Masking, Windows
+from lcm.training.devices import Devices
 from lcm.training.loop import seed_everything, train
+from lcm.training.machine import Machine
 from lcm.training.recordings import Recordings, Windowed
 
 Series = NDArray[np.float64]
@@ -41,9 +43,7 @@ SIZE: dict[str, Any] = {
     "num_heads": 2,
 }
 SIZE |= {"decoder_layers": 1, "conv_kernel": 9, "dropout": 0.0}
-TRAINING = Training(
-    accelerator="cpu", batch_size=16, learning_rate=4e-3, schedule="cosine", warmup_share=0.1, max_gradient_norm=1.0
-)
+TRAINING = Training(batch_size=16, learning_rate=4e-3, schedule="cosine", warmup_share=0.1, max_gradient_norm=1.0)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def learned(
         for num, seed in ((num_recordings, 1), (num_recordings // 4, 2))
     )
     network.fit_series(learning.recordings.quartiles(), planted.centres())
-    train(network, MaskedLoss(), learning, judging, settings)
+    train(network, MaskedLoss(), learning, judging, settings, devices=Devices(Machine(accelerator="cpu")))
     return network
 
 

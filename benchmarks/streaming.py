@@ -34,7 +34,9 @@ from lcm.config import Training
 from lcm.imaging.collect import checksum
 from lcm.models.series_network import MaskedLoss, Masking, Reconstruction, SeriesNetwork, Windows
 from lcm.tables import write_arrow
+from lcm.training.devices import Devices
 from lcm.training.loop import train
+from lcm.training.machine import Machine
 from lcm.training.recordings import Recordings, Windowed, join_recordings
 
 # Shapes: N recordings, B windows, T frames, R regions, D width.
@@ -177,8 +179,8 @@ def learn(recordings: Recordings, options: argparse.Namespace) -> float:
         Windowed(recordings.keep(mask_N), WINDOW, {}, MASKING) for mask_N in (~held_out_N, held_out_N)
     )
     network = Bottleneck(NUM_REGIONS, ())
-    settings = Training(accelerator="cpu", max_epochs=options.epochs, batch_size=options.batch, learning_rate=1e-3)
-    state = train(network, MaskedLoss(), training, validation, settings)
+    settings = Training(max_epochs=options.epochs, batch_size=options.batch, learning_rate=1e-3)
+    state = train(network, MaskedLoss(), training, validation, settings, devices=Devices(Machine(accelerator="cpu")))
     return float(np.mean([row["samples_per_s"] for row in state.history]))
 
 

@@ -26,8 +26,10 @@ from benchmarks.timing import device_name, medians
 from lcm.config import Training
 from lcm.models.large_connectome_model import LargeConnectomeModel
 from lcm.models.token_network import Target, token_names
+from lcm.training.devices import Devices
 from lcm.training.examples import InMemory
 from lcm.training.loop import train
+from lcm.training.machine import Machine
 
 # Shapes: B scans, N regions, P tokens, D width, L layers.
 
@@ -261,15 +263,17 @@ def loop_overhead(size: Size, device: torch.device, num_steps: int = 8) -> tuple
     columns = scans(num_steps * size.batch)
     training, validation = InMemory(columns), InMemory({name: column[:2] for name, column in columns.items()})
 
+    devices = Devices(Machine(accelerator="gpu" if device.type == "cuda" else "cpu"))
+
     def looped(num_epochs: int) -> None:
         network = build(case, size)
         settings = Training(
             max_epochs=num_epochs,
             patience=num_epochs,
             batch_size=size.batch,
-            accelerator="gpu" if device.type == "cuda" else "cpu",
         )
-        train(network, network.objective(TARGETS, settings.first_stage_epochs), training, validation, settings)
+        objective = network.objective(TARGETS, settings.first_stage_epochs)
+        train(network, objective, training, validation, settings, devices=devices)
 
     short, long = medians([lambda: looped(1), lambda: looped(5)], device, 3)
     (alone,) = medians([Run(case, size, device).train], device, 4 * num_steps)

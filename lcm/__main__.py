@@ -15,7 +15,8 @@ import pydantic
 
 from lcm.config import COMMANDS, SETTINGS, STAGE_ROOMS, Settings, module_of
 from lcm.provenance import record
-from lcm.tables import write_atomically
+from lcm.tables import FULL_DISK, write_atomically
+from lcm.training.machine import rank_of
 
 log = logging.getLogger("lcm")
 
@@ -53,6 +54,13 @@ def _write_record(stage: str, module: object, options: argparse.Namespace, start
         temporary.write_text(record(stage, options.settings, inputs, started, methods), encoding="utf-8")
 
 
+def _told(error: Exception, options: argparse.Namespace) -> str:
+    """The error's text; where a write found no room and the system gave no name, the stage's output is the name."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK and error.filename is None:
+        return f"{options.output}: {FULL_DISK[error.errno]}; make room and start again"
+    return str(error)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage or command; 0 when its output stands, 1 with one line on stderr when it does not, 2 for a wrong call."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -68,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument("--settings", default="{}", help=f"the `{stage}` section of config.yaml, as JSON")
     options = parser.parse_args(arguments[1:])
     # Processes that share a training run this same command; one of them tells what it does.
-    level = logging.WARNING if int(os.environ.get("LOCAL_RANK", "0")) else logging.INFO
+    level = logging.WARNING if rank_of(os.environ) else logging.INFO
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
         options.settings = _settings(stage, getattr(options, "settings", "{}"))
@@ -78,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("LCM_TRACEBACK"):
             raise
-        log.error("%s", error)
+        log.error("%s", _told(error, options))
         return 1
     return code or 0
 

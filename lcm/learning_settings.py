@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 
 from lcm.settings import Name, Settings
 
+Precision = Literal["32-true", "bf16-mixed"]
+
 
 class Combat(Settings):
     """Site effects taken out of connectivity by ComBat, fitted on a fold's training people alone."""
@@ -87,33 +89,13 @@ class Training(Settings):
     first_stage_epochs: int = Field(
         default=5, ge=0, description="LCM: epochs on the layer mean before the best layer is trained (paper m = 5)"
     )
-    precision: Literal["32-true", "bf16-mixed"] = Field(default="32-true", description="Fabric's precision flag")
-    accelerator: Literal["auto", "cpu", "gpu"] = Field(default="auto", description="Fabric's accelerator flag")
-    devices: int = Field(default=1, ge=1, description="devices of a node that share one network's training")
-    num_nodes: int = Field(default=1, ge=1, description="nodes that share it, started by torchrun or srun")
-    parallel: Literal["none", "ddp", "fsdp"] = Field(
-        default="none", description="several devices: ddp copies the network to each, fsdp deals its weights out"
-    )
-    compile: bool = Field(default=False, description="torch.compile: minutes once, then faster steps on a GPU")
-    checkpoint_minutes: float = Field(
-        default=10.0, gt=0, description="how often a run that may be killed writes what it needs to go on"
-    )
+    precision: Precision = Field(default="32-true", description="Fabric's precision flag")
     seed: int = Field(default=0, ge=0, description="weights, shuffling and dropout")
     combat: Combat | None = Field(default=None, description="null: connectivity keeps its site effects")
     allow: tuple[Literal["atlas", "regions", "vocabulary", "preprocessing"], ...] = Field(
         default=(),
         description="accepted differences between these scans and those that the weights it starts from learned",
     )
-
-    @model_validator(mode="after")
-    def _devices_need_a_way_to_share(self) -> Training:
-        several = self.devices * self.num_nodes > 1
-        if several != (self.parallel != "none"):
-            raise ValueError(
-                f"parallel is {self.parallel} and there are {self.devices} devices on {self.num_nodes} nodes; several "
-                "devices need ddp or fsdp, one needs none"
-            )
-        return self
 
 
 class Pretrain(Training):

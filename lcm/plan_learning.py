@@ -58,6 +58,10 @@ class LearningPlan(ABC):
         """The model's entry without its own settings, which `finetune_settings` holds, as JSON."""
         return self.study.models[wildcards.model].model_dump_json(exclude={"tasks", "pretrain", "finetune"})
 
+    def gpus(self, wildcards: Wildcards) -> int:
+        """GPUs that a model asks for: one, or none where it has no network to train."""
+        return int(architecture(self.study.models[wildcards.model].architecture).kind == "network")
+
     def task(self, wildcards: Wildcards) -> str:
         """The task's entry, as JSON."""
         return self.study.tasks[wildcards.task].model_dump_json()

@@ -7,15 +7,17 @@ import multiprocessing
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from lcm.config import Training
+from lcm.learning_settings import Precision
 from lcm.models.brainlm import BrainLM
 from lcm.models.large_connectome_model import LargeConnectomeModel
 from lcm.models.series_network import MaskedLoss, Masking
@@ -23,10 +25,10 @@ from lcm.models.token_network import Target
 from lcm.training.checkpoint import Run
 from lcm.training.devices import Devices
 from lcm.training.loop import InMemory, State, seed_everything, train
+from lcm.training.machine import FIRST_PORT, NUM_PORTS, Machine
 from lcm.training.recordings import Recordings, Windowed
 
 SETTINGS: dict[str, Any] = {
-    "accelerator": "cpu",
     "batch_size": 8,
     "learning_rate": 3e-3,
     "max_epochs": 5,
@@ -35,10 +37,22 @@ SETTINGS: dict[str, Any] = {
     "gradient_accumulation": 2,
     "max_gradient_norm": 1.0,
     "average_decay": 0.9,
-    "checkpoint_minutes": 1e-4,
 }
+MACHINE: dict[str, Any] = {"accelerator": "cpu", "checkpoint_minutes": 1e-4}
 SPEED = ("seconds", "samples_per_s")
 NUM_FRAMES = 12
+
+
+def on_cpu(precision: Precision = "32-true", **machine: Any) -> Devices:
+    """The CPU, whatever else the machine has; `machine`: fields of Machine."""
+    return Devices(Machine(**MACHINE | machine), precision)
+
+
+def sorted_out(changed: dict[str, Any]) -> tuple[Training, Devices]:
+    """What settings and what the machine is made of, of fields of both."""
+    machine = {name: changed.pop(name) for name in Machine.__dataclass_fields__ if name in changed}
+    settings = Training(**SETTINGS | changed)
+    return settings, on_cpu(settings.precision, **machine)
 
 
 def examples(num_scans: int, seed: int, dtype: torch.dtype = torch.float32) -> InMemory:
@@ -70,11 +84,11 @@ def learn(
     os.environ.update(environment)
     network = network_of(0.1 if dtype == torch.float32 else 0.0).to(dtype)
     network.region_norm.requires_grad_(not changed.pop("fixed_norm", False))
-    settings = Training(**SETTINGS | changed)
+    settings, devices = sorted_out(changed)
     targets = [Target("q", ("no", "yes")), Target("age", ())]
     objective = network.objective(targets, settings.first_stage_epochs, settings.stages)
     run = Run(checkpoint, log_folder=folder / "logs")
-    _leave(train(network, objective, examples(115, 1, dtype), examples(41, 2, dtype), settings, run), folder)
+    _leave(train(network, objective, examples(115, 1, dtype), examples(41, 2, dtype), settings, run, devices), folder)
 
 
 def windows(num_recordings: int, seed: int) -> Windowed:
@@ -106,7 +120,8 @@ def fill_in(
     os.environ.update(environment)
     network = autoencoder(0.1 if dtype == torch.float32 else 0.0).to(dtype)
     run = Run(checkpoint, log_folder=folder / "logs")
-    _leave(train(network, MaskedLoss(), windows(115, 1), windows(41, 2), Training(**SETTINGS | changed), run), folder)
+    settings, devices = sorted_out(changed)
+    _leave(train(network, MaskedLoss(), windows(115, 1), windows(41, 2), settings, run, devices), folder)
 
 
 def _leave(state: State, folder: Path) -> None:
@@ -124,7 +139,7 @@ def deal_out(
     os.environ.update(environment)
     network = network_of(0.0)
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
-    devices = Devices(Training(**SETTINGS | changed))
+    _, devices = sorted_out(changed)
     devices.fabric.setup_module(network)
     held = {name: getattr(p, "_local_tensor", p).numel() / sizes[name] for name, p in network.named_parameters()}
     (folder / f"held-{devices.rank}.json").write_text(json.dumps(held))
@@ -149,22 +164,44 @@ def start(
     *,
     dtype: torch.dtype = torch.float32,
     count: int = 1,
+    launcher: Literal["torchrun", "srun"] = "torchrun",
     target: Callable[..., None] = learn,
     **changed: Any,
 ) -> list[BaseProcess]:
-    """Begin `target` in `count` processes, with the environment that torchrun would give each."""
+    """Begin `target` in `count` processes, with the environment that the launcher would give each."""
     folder.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    environments = {"torchrun": as_torchrun, "srun": as_srun}[launcher](count) if count > 1 else [{}]
     started = []
-    for rank in range(count):
-        own = {"TORCHELASTIC_RUN_ID": "test", "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
-        arguments = (folder, checkpoint, changed, dtype, shared | own if count > 1 else {})
+    for environment in environments:
+        arguments = (folder, checkpoint, changed, dtype, environment)
         started.append(processes.Process(target=target, args=arguments))
         started[-1].start()
     return started
+
+
+def as_torchrun(count: int) -> list[dict[str, str]]:
+    """What torchrun tells each of `count` processes on one node."""
+    port = str(free_port(range(1)))
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def as_srun(count: int) -> list[dict[str, str]]:
+    """What srun tells each of `count` tasks on one node, of a job in whose number lies the port where they meet."""
+    job = str(free_port(range(FIRST_PORT, FIRST_PORT + NUM_PORTS)) - FIRST_PORT)
+    shared = {"SLURM_JOB_ID": job, "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost", "SLURM_NODEID": "0"}
+    shared |= {"SLURM_STEP_NUM_TASKS": str(count), "SLURM_NTASKS": str(count), "SLURM_JOB_NAME": "pretrain"}
+    return [shared | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(count)]
+
+
+def free_port(ports: range) -> int:
+    """One of them that nobody listens to; of range(1), 0: any."""
+    for port in ports:
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("", port))
+            return int(free.getsockname()[1])
+    raise OSError(f"no free port in {ports}")
 
 
 def finish(started: list[BaseProcess]) -> list[int | None]:

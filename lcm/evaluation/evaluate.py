@@ -28,6 +28,7 @@ from lcm.result_tables import (
 )
 from lcm.tables import FOLDS, Table, read_tsv, write_tsv
 from lcm.training.data import add_table_flags, tables_of
+from lcm.training.machine import add_place_flags, machine_of
 from lcm.training.weights import Manifest, Unanswerable
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrained", type=Path, nargs="?", help="the same of pretrain, where those began with weights of this study"
     )
+    add_place_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for predictions.parquet and the tables")
 
 
@@ -114,6 +116,7 @@ def ask_folds(options: argparse.Namespace) -> list[FoldAnswers]:
         weights=options.weights,
         pretrained=options.pretrained,
         decodes=options.settings.decode_embeddings,
+        machine=machine_of(options),
     )
     numbers = sorted({int(fold) for fold in read_tsv(asked.tables.folds, FOLDS)["fold"]})
     folds = [answers for answers in (ask_fold(asked, number) for number in numbers) if answers is not None]

@@ -21,6 +21,7 @@ from lcm.models import architecture
 from lcm.tables import TEST, TRAIN
 from lcm.training.data import Cohort, Tables, labels_of, read_cohort
 from lcm.training.inference import Answer, ask, embed
+from lcm.training.machine import STANDARD, Machine
 from lcm.training.units import mean_of_units, most_frequent
 from lcm.training.weights import Manifest, load_bundle, read_manifest
 
@@ -45,6 +46,8 @@ class Asked:
     """Folder with those of pretrain that they began with, where this study made them."""
     decodes: bool
     """Whether site and motion are read from a network's embedding."""
+    machine: Machine = STANDARD
+    """Where a network answers."""
 
 
 class FoldAnswers(NamedTuple):
@@ -77,10 +80,12 @@ def ask_fold(asked: Asked, fold: int) -> FoldAnswers | None:
     num_seen = num_contaminated(manifest, pretrained, people)
     if num_seen:
         raise ValueError(f"{folder}: {num_seen} of the people asked for were seen in training; ask for the test role")
-    answer = ask(manifest, arrays, tested, attend=True)[asked.task.target]
+    answer = ask(manifest, arrays, tested, attend=True, machine=asked.machine)[asked.task.target]
     decoded = []
     if asked.decodes and architecture(manifest.model.architecture).kind == "network":
-        both = [(part, embed(manifest, arrays, part)) for part in (_labelled(asked, fold, TRAIN), tested)]
+        both = [
+            (part, embed(manifest, arrays, part, asked.machine)) for part in (_labelled(asked, fold, TRAIN), tested)
+        ]
         decoded = _decoded(both)
     units = _units(tested, asked.task)
     return FoldAnswers(

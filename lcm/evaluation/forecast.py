@@ -26,6 +26,7 @@ from lcm.provenance import code_hash
 from lcm.tables import BEI, TEST, TRAIN, VALIDATION, read_tsv, write_tsv
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
 from lcm.training.data import ROLES, Cohort, Tables, add_model_flags, read_cohort, tables_of
+from lcm.training.machine import add_machine_flags, machine_of
 from lcm.training.start import Start, begin_network, check_fold, rate_in_words, read_learners, read_start
 from lcm.training.weights import hash_person
 
@@ -61,6 +62,7 @@ def arguments(parser: ArgumentParser) -> None:
     add_model_flags(parser)
     parser.add_argument("--weights", type=Path, nargs="?", help="bundle to start from, of pretrain on the same fold")
     add_run_flags(parser)
+    add_machine_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the scores")
 
 
@@ -94,7 +96,7 @@ def main(options: Namespace) -> int | None:
     from lcm.training.devices import Devices
     from lcm.training.networks import num_parameters
 
-    devices = Devices(settings)
+    devices = Devices(machine_of(options), settings.precision)
     learn(network, learners, asked, settings, run, devices)
     if not devices.first:
         return 0
@@ -105,7 +107,7 @@ def main(options: Namespace) -> int | None:
     scale = copy.deepcopy(network.scaling) if own else scale_of(learners)
     # The tested people are read when nothing more is learned.
     found = [
-        tables_of_part(part, cohort.rows, score(network, cohort, asked, scale, settings.accelerator))
+        tables_of_part(part, cohort.rows, score(network, cohort, asked, scale, devices.place))
         for part, cohort in tested(tables, options.fold, asked, settings, everyone, start).items()
     ]
     moments, steps = (pd.concat(frames, ignore_index=True) for frames in zip(*found, strict=True))
@@ -249,7 +251,7 @@ def tested(
 
 
 def score(
-    network: SeriesNetwork, cohort: Cohort, asked: Asked, scale: RobustScaling, accelerator: str
+    network: SeriesNetwork, cohort: Cohort, asked: Asked, scale: RobustScaling, place: str
 ) -> dict[str, NDArray[np.float64]]:
     """Method → the sums of each scan and step, (N, K, S): the network's forecasts, and the training people's median.
 
@@ -259,7 +261,7 @@ def score(
 
     from lcm.training.networks import ready
 
-    ready(network, accelerator)
+    ready(network, place)
     device = network.scaling.median_R.device
     sums = {name: np.zeros((len(cohort.rows), asked.num_ahead, len(SUMS))) for name in (NETWORK, MEAN)}
     with torch.inference_mode():

@@ -39,11 +39,12 @@ class PreprocessingRow:
 
 
 def read_runs(results: Path, dataset: str, participants: Iterable[str]) -> pd.DataFrame:
-    """The runs tables of a dataset's participants in one; empty where its images were not preprocessed here.
+    """The runs tables of a dataset's participants in one, without the paths; empty where its images were not preprocessed here.
 
     Tables of people who are no longer in the study may lie beside them and do not count.
     """
-    paths = [results / "preprocess" / dataset / f"{name}_runs.tsv" for name in sorted(set(participants))]
+    folder = results / "preprocess" / dataset
+    paths = [folder / name / f"{name}_runs.tsv" for name in sorted(set(participants))]
     tables = [read_tsv(path, RUNS) for path in paths if path.is_file()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(RUNS.columns))
 
@@ -103,7 +104,7 @@ def _distortion(results: Path, runs: pd.DataFrame, kind: str) -> str:
     if kind in DISTORTION_OF_INPUT:
         return DISTORTION_OF_INPUT[kind]
     people = runs[["dataset", "participant_id"]].drop_duplicates().itertuples(index=False)
-    records = [results / "preprocess" / dataset / f"{name}_runs.json" for dataset, name in people]
+    records = [results / "preprocess" / dataset / name / "record.json" for dataset, name in people]
     read = (json.loads(path.read_text(encoding="utf-8")) for path in records if path.is_file())
     backends = {record["settings"]["backend"] for record in read}
     return ", ".join(DISTORTION[backend] for backend in sorted(backends)) or "n/a"

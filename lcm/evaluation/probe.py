@@ -33,6 +33,7 @@ from lcm.probe_tables import (
 )
 from lcm.tables import FOLDS, Table, read_tsv, write_tsv
 from lcm.training.data import add_table_flags, tables_of
+from lcm.training.machine import add_place_flags, machine_of
 from lcm.training.weights import Unanswerable
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_table_flags(parser)
     parser.add_argument("--weights", type=Path, required=True, help="folder with fold-0, fold-1, … of pretrain")
     parser.add_argument("--atlas", required=True, help="atlas of the recordings, for the networks of its regions")
+    add_place_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables")
 
 
@@ -96,7 +98,7 @@ def ask_folds(options: argparse.Namespace, network_of: Mapping[str, str]) -> lis
     found = []
     for fold in sorted({int(number) for number in read_tsv(tables.folds, FOLDS)["fold"]}):
         try:
-            opened = open_fold(tables, options.weights, fold)
+            opened = open_fold(tables, options.weights, fold, machine_of(options))
         except Unanswerable as reason:
             log.warning("fold %d: not run: %s", fold, reason)
             continue

@@ -16,6 +16,7 @@ from lcm.probe_tables import EXTERNAL, HELD_OUT
 from lcm.tables import BEI, TEST, read_tsv
 from lcm.training.data import ROLES, Cohort, Tables, read_cohort
 from lcm.training.inference import was_seen
+from lcm.training.machine import STANDARD, Machine
 from lcm.training.networks import build_network, load_arrays, ready
 from lcm.training.weights import Manifest, load_bundle, read_manifest
 
@@ -35,7 +36,7 @@ class OpenFold(NamedTuple):
     """HELD_OUT and, where pretraining left datasets out, EXTERNAL; a part without a scan is not there."""
 
 
-def open_fold(tables: Tables, weights: Path, fold: int) -> OpenFold:
+def open_fold(tables: Tables, weights: Path, fold: int, machine: Machine = STANDARD) -> OpenFold:
     """The bundle of pretrain of that fold, on whom it has not seen.
 
     Raises ValueError when it is of another fold, is no network of series, or has seen somebody who is asked about, and
@@ -54,7 +55,7 @@ def open_fold(tables: Tables, weights: Path, fold: int) -> OpenFold:
     if not isinstance(network, SeriesNetwork):
         raise ValueError(f"{folder}: {manifest.model.architecture} reads connectomes; networks of series are probed")
     load_arrays(network, arrays)
-    ready(network, manifest.settings.get("accelerator", "auto"))
+    ready(network, machine.place())
     return OpenFold(fold, manifest, network, {part: cohort for part, cohort in cohorts.items() if len(cohort.rows)})
 
 

@@ -183,7 +183,7 @@ def _series_before(path: Path, scan: str, num_regions: int) -> np.ndarray | None
 def _overlays(results: Path, dataset: str, scans: set[str]) -> list[Path]:
     """Figures of the study's scans; those of people who left it may lie beside them."""
     ending = "_desc-registration.png"
-    found = sorted((results / "preprocess" / dataset / "figures").glob(f"*{ending}"))
+    found = sorted((results / "preprocess" / dataset).glob(f"*/figures/*{ending}"), key=lambda path: path.name)
     return [path for path in found if path.name.removesuffix(ending) in scans]
 
 

@@ -39,9 +39,9 @@ class StageRecord:
 
 
 def read_records(results: Path) -> list[StageRecord]:
-    """Records of every stage that left any, in running order."""
+    """Records of every stage that left any, in running order, but of an earlier report: the page would tell of itself."""
     stages = []
-    for stage in STAGE_ROOMS:
+    for stage in (stage for stage in STAGE_ROOMS if stage != "report"):
         folder = results / stage
         contents = {path: record for path in _record_paths(folder) if (record := _record(path, stage)) is not None}
         if contents:
@@ -51,6 +51,9 @@ def read_records(results: Path) -> list[StageRecord]:
 
 
 def _record_paths(folder: Path) -> list[Path]:
+    if folder.name == "preprocess":
+        # A participant's record stands among dozens of sidecars of images.
+        return sorted(folder.glob("*/*/record.json"))
     return sorted(path for depth in range(RECORD_DEPTH) for path in folder.glob("*/" * depth + "*.json"))
 
 

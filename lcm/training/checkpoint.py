@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from lcm.tables import write_atomically
+from lcm.tables import clear_leftovers, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 FORMAT = "lcm checkpoint 1"
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""SIGTERM: pre-emption and scancel; SIGUSR1: what batch scripts ask Slurm for some minutes before a job's time is over."""
 
 Resume = Literal["auto", "never", "require"]
 
@@ -48,7 +51,7 @@ class Run:
 
 
 class Stopped(SystemExit):
-    """SIGTERM came and the checkpoint is written: exit status 143, as a shell says it, so that a scheduler asks again."""
+    """Told to stop, with the checkpoint written: exit status 143, as a shell says SIGTERM, so that a scheduler asks again."""
 
     def __init__(self) -> None:
         super().__init__(128 + signal.SIGTERM)
@@ -75,7 +78,7 @@ def remove_checkpoint(folder: Path | None) -> None:
     """Forget a run whose output stands; anything else that lies in the folder stays."""
     if folder is not None and folder.is_dir():
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        _clear_remains(folder)
+        clear_leftovers(folder / CHECKPOINT)
         if not any(folder.iterdir()):
             folder.rmdir()
 
@@ -148,30 +151,35 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 class Keeper:
-    """Writes the checkpoint of a run on a clock, when it ends, and when SIGTERM came; does nothing without a folder."""
+    """Writes the checkpoint of a run on a clock, when it ends, and when it is told to stop; does nothing without a folder."""
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any], minutes: float, devices: Devices) -> None:
-        self.folder, self.identity, self.minutes, self.devices = folder, identity, minutes, devices
+    def __init__(self, folder: Path | None, identity: Mapping[str, Any], devices: Devices) -> None:
+        self.folder, self.identity, self.devices = folder, identity, devices
+        self.minutes = devices.machine.checkpoint_minutes
         self.asked_to_stop = threading.Event()
         self.written_s = time.monotonic()
-        self.handler: Any = None
+        self.handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if self.folder and self.devices.first:
-            _clear_remains(self.folder)
+            clear_leftovers(self.folder / CHECKPOINT)
         # Python hands signals to the main thread alone.
         if self.folder and threading.current_thread() is threading.main_thread():
-            self.handler = signal.signal(signal.SIGTERM, lambda *_: self.asked_to_stop.set())
+            self.handlers = {told: signal.signal(told, lambda *_: self.asked_to_stop.set()) for told in STOP_SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self.handler is not None:
-            signal.signal(signal.SIGTERM, self.handler)
+        for told, handler in self.handlers.items():
+            signal.signal(told, handler)
+
+    def stops(self) -> bool:
+        """Whether a process was told to stop; all must ask together, and those told yes must `look` next."""
+        return self.folder is not None and self.devices.agree(self.asked_to_stop.is_set())[0]
 
     def look(self, snapshot: Callable[[], Mapping[str, Any]], *, last: bool = False) -> None:
-        """Write if it is time, or the `last` time; raise Stopped after SIGTERM. All processes must look together."""
+        """Write if it is time, or the `last` time; raise Stopped after a signal to stop. All processes must look together."""
         if self.folder is None:
             return
         is_time = time.monotonic() - self.written_s >= 60 * self.minutes
@@ -183,16 +191,10 @@ class Keeper:
             self.written_s = time.monotonic()
         if stop and not last:
             if self.devices.first:
-                log.warning("SIGTERM: %s is written; the same command goes on from it", self.folder / CHECKPOINT)
+                log.warning("told to stop: %s is written; the same command goes on from it", self.folder / CHECKPOINT)
             # A launcher kills the process that writes as soon as another one has ended.
             self.devices.barrier()
             raise Stopped
-
-
-def _clear_remains(folder: Path) -> None:
-    """Delete what a process left that was killed while it wrote."""
-    for remains in folder.glob(f".*.{CHECKPOINT}"):
-        remains.unlink(missing_ok=True)
 
 
 def _check_folder(folder: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -11,27 +14,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed, nn
 
-from lcm.config import Training
+from lcm.learning_settings import Precision
+from lcm.training.gpu_claims import claim_gpus
+from lcm.training.machine import Machine, World, settle
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from lightning.fabric.strategies import Strategy
     from torch.distributed.device_mesh import DeviceMesh
 
+FIRST_PROCESS = "LCM_FIRST_PROCESS"
+"""The process id of the one that started the others, for those."""
+
 
 class Devices:
     """One process a device; `rank` is this one, of `count`. Where there is one device nothing is sent."""
 
-    def __init__(self, settings: Training) -> None:
+    def __init__(self, machine: Machine, precision: Precision = "32-true") -> None:
         """Start the other processes, or join those that torchrun, srun or Fabric itself started.
 
         Fabric starts them by the command line of this process: each runs the stage from its beginning.
-        Raises ValueError for devices that are not there, and for more processes than the settings know of.
+        Raises ValueError for devices that are not there, and for more or fewer processes than the machine has devices.
         """
-        wanted, started = settings.devices * settings.num_nodes, int(os.environ.get("WORLD_SIZE", "1"))
-        if started > 1 and started != wanted:
-            raise ValueError(f"WORLD_SIZE is {started}, and devices × num_nodes is {wanted}; make them alike")
-        self.fabric = _fabric(settings)
+        world, num_gpus = World.of(os.environ), torch.cuda.device_count()
+        self.machine = settle(machine, num_gpus, world)
+        if world:
+            os.environ.update(world.as_torchrun_says())
+        elif self.machine.accelerator == "gpu":
+            claim_gpus(self.machine.per_node, num_gpus)
+        self.fabric = _fabric(self.machine, precision, started=world is not None)
+        if not world and self.machine.count > 1:
+            _end_with_the_first()
         self.fabric.launch()
         self.rank, self.count = self.fabric.global_rank, self.fabric.world_size
         # A flag that crosses between GPUs would wait for all that they still compute.
@@ -41,9 +54,15 @@ class Devices:
 
     @property
     def name(self) -> str:
-        """What a device of this kind is called."""
+        """What a device of this kind is called, and how many there are of it where there are several."""
         device = self.fabric.device
-        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        return name if self.count == 1 else f"{self.count} × {name}"
+
+    @property
+    def place(self) -> str:
+        """The device of this process."""
+        return str(self.fabric.device)
 
     @property
     def first(self) -> bool:
@@ -88,26 +107,44 @@ class Devices:
             distributed.barrier(group=self._talk)
 
 
-def _fabric(settings: Training) -> Fabric:
+def _fabric(machine: Machine, precision: Precision, *, started: bool) -> Fabric:
+    """`started`: the other processes are there, and the variables of torchrun tell of them."""
     from lightning.fabric import Fabric
+    from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     # Fabric announces every process through handlers of its own, beside those of the program's log.
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    strategy: dict[str, str | Strategy] = {"none": "auto", "ddp": "ddp"}
-    if settings.parallel == "fsdp":
-        strategy["fsdp"] = _fsdp(settings.devices * settings.num_nodes)
+    strategy: str | Strategy = "auto"
+    if machine.count > 1:
+        strategy = _fsdp(machine.count) if machine.parallel == "fsdp" else "ddp"
     try:
         return Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            num_nodes=settings.num_nodes,
-            strategy=strategy[settings.parallel],
-            precision=settings.precision,
+            accelerator="cuda" if machine.accelerator == "gpu" else "cpu",
+            devices=machine.per_node,
+            num_nodes=machine.nodes,
+            strategy=strategy,
+            precision=precision,
+            # Left to itself Fabric takes the tasks of a Slurm allocation for processes, and waits for them.
+            plugins=TorchElasticEnvironment() if started else LightningEnvironment(),
         )
     except (RuntimeError, MisconfigurationException) as error:
-        raise ValueError(f"accelerator {settings.accelerator}, devices {settings.devices}: {error}") from None
+        raise ValueError(f"accelerator {machine.accelerator}, devices {machine.devices}: {error}") from None
+
+
+def _end_with_the_first() -> None:
+    """Let the processes that Fabric starts end when the one that started them does: it may be killed while they wait."""
+    if "LOCAL_RANK" not in os.environ:
+        os.environ[FIRST_PROCESS] = str(os.getpid())
+        return
+    threading.Thread(target=_watch, args=(int(os.environ[FIRST_PROCESS]),), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _fsdp(count: int) -> Strategy:

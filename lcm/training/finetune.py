@@ -20,6 +20,7 @@ from lcm.tables import TRAIN, VALIDATION
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
 from lcm.training.data import Cohort, add_model_flags, check_reading, labels_of, tables_of
 from lcm.training.estimators import Fitted, fit_estimator, validation_threshold
+from lcm.training.machine import Machine, add_machine_flags, machine_of
 from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
 from lcm.training.start import (
@@ -48,6 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--definition", required=True, help="its entry in config.yaml, as JSON")
     parser.add_argument("--weights", type=Path, nargs="?", help="bundle to start from, of pretrain on the same fold")
     add_run_flags(parser)
+    add_machine_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
 
 
@@ -119,9 +121,9 @@ def main(options: Namespace) -> int | None:
         if architecture(model.architecture).kind == "estimator":
             fitted: Fitted | None = fit_estimator(model, task, cohort, refit=_fits_again(settings))
         elif settings.readout != "head":
-            fitted = fit_on_embedding(model, task, cohort, settings, start)
+            fitted = fit_on_embedding(model, task, cohort, settings, start, machine_of(options))
         else:
-            fitted = fit_network(model, task, cohort, settings, start, run)
+            fitted = fit_network(model, task, cohort, settings, start, run, machine_of(options))
     except Unanswerable as reason:
         log.warning("nothing to fit: %s", reason)
         save_refusal(options.output, f"fold {options.fold}: {reason}")
@@ -202,7 +204,13 @@ def few_shot(cohort: Cohort, task: Task, *, share: float, seed: int) -> Cohort:
 
 
 def fit_network(
-    model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None, run: Run
+    model: Model,
+    task: Task,
+    cohort: Cohort,
+    settings: Finetune,
+    start: Start | None,
+    run: Run,
+    machine: Machine,
 ) -> Fitted | None:
     """A network after its best epoch, or fitted once more with the validation people; None in a process that helped.
 
@@ -212,16 +220,17 @@ def fit_network(
     from lcm.training.devices import Devices
     from lcm.training.networks import arrays_of, num_parameters, scores_of, train_on
 
-    devices, target = Devices(settings), Target(task.target, task.levels)
+    devices, target = Devices(machine, settings.precision), Target(task.target, task.levels)
     training, validation = cohort.of_role(TRAIN), cohort.of_role(VALIDATION)
     transforms = fit_transforms(training, task, settings)
     network = _begin(model, task, training, settings, start, transforms)
     results: dict[str, float] = {"epochs": 0}
+    device = devices.name
     teach = partial(train_on, targets=[target], pseudo_weight=0.0, devices=devices)
     if settings.max_epochs:
         state = teach(training, validation, network, settings=settings, transforms=transforms, run=run)
-        results = summary(state.history, state.best_epoch)
-    scores_NK = scores_of(network, validation, target, settings)
+        results, device = summary(state.history, state.best_epoch), state.device
+    scores_NK = scores_of(network, validation, target, settings, devices.place)
     results |= validation_threshold(validation, task, scores_NK)
     if _fits_again(settings):
         everybody = replace(cohort, rows=cohort.rows.assign(role=TRAIN))
@@ -231,14 +240,17 @@ def fit_network(
         # The loop wants people to judge by; with `keep: last` it decides nothing by them.
         state = teach(everybody, validation, network, settings=again, transforms=transforms, run=_second(run))
         results["seconds"] += summary(state.history, state.best_epoch)["seconds"]
+        device = state.device
     if not devices.first:
         return None
     results["num_parameters"] = num_parameters(network)
-    own = {"tokens": network.tokens, "results": results, "device": devices.name, "transforms": transforms}
+    own = {"tokens": network.tokens, "results": results, "device": device, "transforms": transforms}
     return Fitted(arrays_of(network), own | {"vocabulary": united(start, {task.target: task.levels})})
 
 
-def fit_on_embedding(model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None) -> Fitted:
+def fit_on_embedding(
+    model: Model, task: Task, cohort: Cohort, settings: Finetune, start: Start | None, machine: Machine
+) -> Fitted:
     """An estimator on what the pretrained network makes of each scan; the network learns nothing.
 
     Raises Unanswerable for a continuous BEI where the estimator tells levels apart.
@@ -250,11 +262,11 @@ def fit_on_embedding(model: Model, task: Task, cohort: Cohort, settings: Finetun
         raise ValueError(f"readout {settings.readout} reads a pretrained network, and this model starts from scratch")
     network = begin_network(model, cohort, {}, start, seed=settings.seed)
     transforms = fit_transforms(cohort.of_role(TRAIN), task, settings)
-    sides = []
+    sides, place = [], machine.place()
     for part in (cohort.of_role(TRAIN), cohort.of_role(VALIDATION)):
         value_N = labels_of(part, task.target, task.levels).value_N
         target_N = transforms[task.target].apply(value_N) if transforms else value_N
-        embedded = Scans.of_edges(embeddings_of(network, part, settings.accelerator))
+        embedded = Scans.of_edges(embeddings_of(network, part, place))
         sides.append(Labelled(embedded, target_N))
     training, validation = sides
     num_levels = len(task.levels)

@@ -13,6 +13,7 @@ from lcm.config import Combat
 from lcm.models import architecture
 from lcm.tables import MISSING
 from lcm.training.data import Cohort, scans_of
+from lcm.training.machine import STANDARD, Machine
 from lcm.training.site_correction import correct_like, weights_alone
 from lcm.training.weights import Manifest, hash_person
 
@@ -54,12 +55,17 @@ def was_seen(manifest: Manifest, person_ids: Collection[str]) -> np.ndarray:
 
 
 def ask(
-    manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort, *, attend: bool = False
+    manifest: Manifest,
+    arrays: Mapping[str, np.ndarray],
+    cohort: Cohort,
+    *,
+    attend: bool = False,
+    machine: Machine = STANDARD,
 ) -> dict[str, Answer]:
     """The bundle's answer to each of its questions; layers and attention only where `attend` and its network has them.
 
-    Site effects leave the connectomes by the bundle's own ComBat estimates, where it has some. Raises ValueError for a
-    bundle that has learned to fill in series and no question.
+    Site effects leave the connectomes by the bundle's own ComBat estimates, where it has some. Raises ValueError for a GPU
+    that is asked for and not there, and for a bundle that has learned to fill in series and no question.
     """
     questions = questions_of(manifest)
     if not questions:
@@ -68,22 +74,28 @@ def ask(
     weights = weights_alone(arrays)
     loaded = architecture(manifest.model.architecture)
     if loaded.kind == "network":
-        return _ask_network(manifest, weights, cohort, questions, attend=attend)
+        return _ask_network(manifest, weights, cohort, questions, attend=attend, place=machine.place())
     ((target, levels),) = questions.items()
     return {target: Answer(levels, np.asarray(loaded.load()(weights).predict(scans_of(cohort)), dtype=np.float64))}
 
 
 def _ask_network(
-    manifest: Manifest, weights: Mapping[str, np.ndarray], cohort: Cohort, questions: Questions, *, attend: bool
+    manifest: Manifest,
+    weights: Mapping[str, np.ndarray],
+    cohort: Cohort,
+    questions: Questions,
+    *,
+    attend: bool,
+    place: str,
 ) -> dict[str, Answer]:
     import torch
 
     from lcm.training.networks import by_scan, passes
 
     own = {name: array for name, array in weights.items() if not name.startswith(READOUT)}
-    network = _network_of(manifest, own)
+    network = _network_of(manifest, own, place)
     if len(own) < len(weights):
-        return _ask_readout(manifest, weights, network, cohort, questions)
+        return _ask_readout(manifest, weights, network, cohort, questions, place)
     stages = manifest.settings.get("stages", "both")
     look: Callable | None = getattr(network, "attend", None) if attend else None
     parts: list[dict[str, Answer]] = []
@@ -114,12 +126,13 @@ def _ask_readout(
     network: TokenNetwork,
     cohort: Cohort,
     questions: Questions,
+    place: str,
 ) -> dict[str, Answer]:
     """What the estimator on the embedding says."""
     from lcm.training.embedding_probe import Readout
     from lcm.training.networks import embeddings_of
 
-    embedding_ND = embeddings_of(network, cohort, manifest.settings.get("accelerator", "auto"))
+    embedding_ND = embeddings_of(network, cohort, place)
     ((target, levels),) = questions.items()
     scores_NK = np.asarray(Readout.of_state(weights).predict(embedding_ND), dtype=np.float64)
     return {target: Answer(levels, _in_units(manifest, target, scores_NK))}
@@ -131,16 +144,18 @@ def _in_units(manifest: Manifest, name: str, scores_NK: np.ndarray) -> np.ndarra
     return transform.invert(scores_NK) if transform else scores_NK
 
 
-def _network_of(manifest: Manifest, weights: Mapping[str, np.ndarray]) -> TokenNetwork:
-    """The bundle's network, ready to answer on the device that the bundle was made for, where there is one."""
+def _network_of(manifest: Manifest, weights: Mapping[str, np.ndarray], place: str) -> TokenNetwork:
+    """The bundle's network, ready to answer on that device."""
     from lcm.training.networks import build_network, load_arrays, ready
 
     network = build_network(manifest.resolved_model, len(manifest.regions), manifest.tokens, seed=0)
     load_arrays(network, weights)
-    return ready(network, manifest.settings.get("accelerator", "auto"))
+    return ready(network, place)
 
 
-def embed(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) -> np.ndarray:
+def embed(
+    manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort, machine: Machine = STANDARD
+) -> np.ndarray:
     """A network bundle's embedding of every scan, (N, D) float32; site effects leave as they do in `ask`.
 
     Raises ValueError for an estimator, which has none.
@@ -151,7 +166,8 @@ def embed(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) 
         raise ValueError(f"architecture '{manifest.model.architecture}' has no embedding; only networks have")
     cohort = _corrected(manifest, arrays, cohort)
     own = {name: array for name, array in weights_alone(arrays).items() if not name.startswith(READOUT)}
-    return embeddings_of(_network_of(manifest, own), cohort, manifest.settings.get("accelerator", "auto"))
+    place = machine.place()
+    return embeddings_of(_network_of(manifest, own, place), cohort, place)
 
 
 def _corrected(manifest: Manifest, arrays: Mapping[str, np.ndarray], cohort: Cohort) -> Cohort:

@@ -26,12 +26,13 @@ from lcm.training.average import Average
 from lcm.training.checkpoint import Keeper, Run, digest, read_checkpoint
 from lcm.training.devices import Devices, load_optimizer, whole
 from lcm.training.examples import Examples, InMemory, Objective, Side  # noqa: F401 - one door to the loop
+from lcm.training.machine import STANDARD
 from lcm.training.monitor import Monitor
 
 log = logging.getLogger(__name__)
 
-NOT_IDENTITY = {"max_epochs", "checkpoint_minutes", "accelerator"}
-"""Settings that shape no number of an epoch; the device that `accelerator` came to does."""
+NOT_IDENTITY = {"max_epochs"}
+"""Settings that shape no number of an epoch. The machine is none: a run goes on wherever it is started again."""
 
 
 @dataclass
@@ -46,6 +47,8 @@ class State:
     """Epochs done."""
     step: int = 0
     """Batches done of the epoch under way."""
+    device: str = ""
+    """What it ran on, one after the other where it was moved."""
     seconds: float = 0.0
     """Time spent on those batches."""
     best_epoch: int = 0
@@ -80,11 +83,12 @@ def train(
     to be kept. Examples that no term of the loss covers are left out. Raises ValueError without training or validation
     examples, when the loss stops being a number, and where `run` cannot go on (read_checkpoint); Stopped on SIGTERM, if
     there is a checkpoint to write.
-    On a CPU the same seed and starting weights give the same bits, whether the run was killed in between or not.
+    On a CPU the same seed and starting weights give the same bits, whether the run was killed in between or not. Where it
+    goes on with other devices, what they change follows: rounding, and which units dropout hides.
     """
     run = run or Run()
     # One process joins the others once, however often it trains.
-    devices = devices or Devices(settings)
+    devices = devices or Devices(STANDARD, settings.precision)
     identity: dict[str, Any] = {}
     if run.checkpoint:
         identity = {
@@ -93,7 +97,6 @@ def train(
             "starting weights": digest(network.state_dict()),
             "training scans": digest(training.columns),
             "validation scans": digest(validation.columns),
-            "device": devices.fabric.device.type,
             "torch": str(torch.__version__),
         }
     saved = read_checkpoint(run, identity, settings.max_epochs)
@@ -104,7 +107,7 @@ def train(
     state, num_scans = loop.state, len(learning.examples)
     with (
         Monitor(run.log_folder, state.history, num_scans, settings.max_epochs, silent=not devices.first) as monitor,
-        Keeper(run.checkpoint, identity, settings.checkpoint_minutes, devices) as keeper,
+        Keeper(run.checkpoint, identity, devices) as keeper,
     ):
         while not loop.ended:
             loop.run_epoch(monitor, keeper)
@@ -137,7 +140,7 @@ class _Loop:
         if saved:
             self.network.load_state_dict(saved["network"])
         # Batches have two sizes; a graph for each is faster than one for any.
-        called: Any = torch.compile(self.network, dynamic=False) if settings.compile else self.network
+        called: Any = torch.compile(self.network, dynamic=False) if devices.machine.compile else self.network
         self.module = self.fabric.setup_module(called)
         self.optimizer = _optimizer(self.network, settings)
         if saved:
@@ -145,6 +148,8 @@ class _Loop:
         decay = settings.average_decay
         self.average = Average(self.network, decay, saved and saved["average"]) if decay else None
         self.state = State(network, devices.first, **(saved["state"] if saved else {}))
+        if not self.state.device.endswith(devices.name):
+            self.state.device += f", then {devices.name}" if self.state.device else devices.name
         self.sums_T = torch.zeros(len(learning.terms), device=self.fabric.device)
         if saved and devices.first:
             self.sums_T += saved["sums_T"].to(self.sums_T.device)
@@ -164,14 +169,19 @@ class _Loop:
         # Here the device is waited for, and only from here on is the time known.
         learned = self.learning.losses(self.devices.sum(self.sums_T))
         speed = len(self.learning.examples) / (time.monotonic() - started)
-        state.epoch, training_loss = state.epoch + 1, sum(learned.values())
+        training_loss = sum(learned.values())
         if not math.isfinite(training_loss):
             raise ValueError(
-                f"epoch {state.epoch}: the training loss is {training_loss}; lower learning_rate, or check the labels"
+                f"epoch {state.epoch + 1}: the training loss is {training_loss}; lower learning_rate, or check the labels"
             )
         with self.average.in_place() if self.average else nullcontext():
-            judged = self._judge()
-            self._keep(sum(judged.values()))
+            judged = self._judge(keeper)
+            if judged:
+                state.epoch += 1
+                self._keep(sum(judged.values()))
+        if not judged:
+            # It writes what the last batch left, and raises Stopped: who goes on from it judges the epoch anew.
+            keeper.look(self.snapshot)
         row: dict[str, float] = {
             "epoch": state.epoch,
             "training_loss": training_loss,
@@ -254,14 +264,16 @@ class _Loop:
             group["lr"] = group["full_rate"] * share
 
     @torch.no_grad()
-    def _judge(self) -> dict[str, float]:
-        """Loss of each term over all validation examples: sums are pooled before they are divided."""
+    def _judge(self, keeper: Keeper) -> dict[str, float]:
+        """Loss of each term over all validation examples: sums are pooled before they are divided; {} where told to stop."""
         self.module.eval()
         sums_T = torch.zeros(len(self.judging.terms), device=self.fabric.device)
         confusions: dict[str, Tensor] = {}
         examples = self.judging.examples
         indices = self.judging.split(torch.arange(len(examples), device=examples.index_device))
         for batch in examples.stream(map(self.devices.share, indices)):
+            if keeper.stops():
+                return {}
             outputs = self.module(batch["inputs"])
             terms = self.objective.validate(outputs, batch)
             sums_T += torch.stack([terms[name] for name in self.judging.terms])

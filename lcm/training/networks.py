@@ -179,10 +179,9 @@ def labels_as_tensors(
     return columns
 
 
-def ready(network: TokenNetwork, accelerator: str) -> TokenNetwork:
-    """The network in evaluation, on a GPU where there is one and `accelerator` is not cpu."""
-    on_cpu = accelerator == "cpu" or not torch.cuda.is_available()
-    return network.to(torch.device("cpu" if on_cpu else "cuda")).eval()
+def ready(network: TokenNetwork, place: str) -> TokenNetwork:
+    """The network in evaluation, on that device."""
+    return network.to(torch.device(place)).eval()
 
 
 def passes(network: TokenNetwork, cohort: Cohort) -> Iterator[Any]:
@@ -220,9 +219,10 @@ def scores_of(
     cohort: Cohort,
     target: Target,
     settings: Training,
+    place: str,
 ) -> np.ndarray:
     """What the network says of each scan: (N, K) probabilities of the levels, or (N, 1) values as it learned them; float64."""
-    ready(network, settings.accelerator)
+    ready(network, place)
     parts = []
     with torch.inference_mode():
         for inputs in passes(network, cohort):
@@ -232,9 +232,9 @@ def scores_of(
     return by_scan(network, cohort, np.concatenate(parts))
 
 
-def embeddings_of(network: TokenNetwork, cohort: Cohort, accelerator: str) -> np.ndarray:
-    """What the network makes of each scan, (N, D) float32."""
-    ready(network, accelerator)
+def embeddings_of(network: TokenNetwork, cohort: Cohort, place: str) -> np.ndarray:
+    """What the network, on that device, makes of each scan, (N, D) float32."""
+    ready(network, place)
     with torch.inference_mode():
         parts = [network.embed(inputs).float().cpu().numpy() for inputs in passes(network, cohort)]
     network.to("cpu")

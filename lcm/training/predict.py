@@ -24,6 +24,7 @@ from lcm.result_tables import ATTENTION, PEOPLE_ANSWERED, SCANS_ANSWERED, with_a
 from lcm.tables import OK, SCAN_KEY, write_arrow, write_atomically, write_tsv
 from lcm.training.data import add_reading_flags
 from lcm.training.inference import Answer, Questions, ask, questions_of
+from lcm.training.machine import add_place_flags, machine_of
 from lcm.training.new_scans import NOT_ASKED, Asked, read_scans
 from lcm.training.units import mean_of_units, most_frequent
 from lcm.training.weights import Manifest, Unanswerable, load_bundle
@@ -49,6 +50,7 @@ def arguments(parser: ArgumentParser) -> None:
         help="bei.tsv of harmonize, which knows who is one person; else a person is a participant of a dataset",
     )
     parser.add_argument("--atlas", help="atlas of the figures, a name or path; default: the connectomes' own, by name")
+    add_place_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the tables and figures")
 
 
@@ -80,7 +82,7 @@ def main(options: Namespace) -> None:
         if "people" not in settings.allow:
             asked = asked.without_seen(manifest)
         if len(asked.cohort.rows):
-            answers = ask(manifest, arrays, asked.cohort, attend=True)
+            answers = ask(manifest, arrays, asked.cohort, attend=True, machine=machine_of(options))
     except Unanswerable as reason:
         # A fold that finetune could not fit stops neither the other bundles nor the report.
         log.warning("nothing answers: %s", reason)

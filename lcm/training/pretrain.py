@@ -16,6 +16,7 @@ from lcm.provenance import code_hash
 from lcm.tables import MISSING, TRAIN, VALIDATION
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
 from lcm.training.data import Cohort, add_model_flags, check_reading, is_continuous, labels_of, levels_of, tables_of
+from lcm.training.machine import add_machine_flags, machine_of
 from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
 from lcm.training.start import (
@@ -41,6 +42,7 @@ def arguments(parser: ArgumentParser) -> None:
     """Flags of the stage."""
     add_model_flags(parser)
     add_run_flags(parser)
+    add_machine_flags(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder of the bundle")
 
 
@@ -99,7 +101,7 @@ def main(options: Namespace) -> int | None:
     from lcm.training.devices import Devices
     from lcm.training.networks import arrays_of, num_parameters
 
-    devices = Devices(settings)
+    devices = Devices(machine_of(options), settings.precision)
     state = learn(network, cohort, vocabulary, settings, run, devices)
     if not state.first_process:
         return 0
@@ -115,7 +117,7 @@ def main(options: Namespace) -> int | None:
         settings=settings.model_dump(mode="json"),
         combat_sites=combat_sites,
         results=summary(state.history, state.best_epoch) | {"num_parameters": num_parameters(network)},
-        device=devices.name,
+        device=state.device,
     )
     save_bundle(options.output, arrays_of(network) | estimates, manifest)
     remove_checkpoint(options.checkpoint)

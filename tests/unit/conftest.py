@@ -139,7 +139,8 @@ def run_stage(study: StudyOnDisk) -> Callable[..., Path]:
             checkpoint=None,
             resume="auto",
             log_folder=None,
-            settings=SETTINGS[stage].model_validate({"accelerator": "cpu", **settings}),
+            settings=SETTINGS[stage].model_validate(settings),
+            accelerator="cpu",
             **({"task": "question", "definition": json.dumps(task), "weights": None} if stage == "finetune" else {}),
         )
         vars(options).update(more)

@@ -18,6 +18,7 @@ from lcm.models.series_network import MaskedLoss, Masking, Windows, noise_of
 from lcm.training.brainlm_import_token import NUM_TIMES, token_arrays, token_shapes, token_size
 from lcm.training.loop import InMemory, train
 from lcm.training.networks import load_arrays
+from tests.small_run import on_cpu
 
 SMALL = {"num_frames": 20, "patch_frames": 5, "width": 16, "feedforward": 32, "num_layers": 2, "num_heads": 2}
 SMALL |= {"decoder_layers": 1, "conv_kernel": 5, "dropout": 0.0}
@@ -428,10 +429,8 @@ def test_eight_windows_are_learned_by_heart():
     network = small(width=48, feedforward=96, num_heads=4)
     asked = windows(8)
     examples = HeldWindows({"inputs": asked.series_BTR, "seed": asked.seed_B})
-    settings = Training(
-        accelerator="cpu", batch_size=8, learning_rate=4e-3, max_epochs=80, patience=80, max_gradient_norm=1.0
-    )
-    state = train(network, MaskedLoss(), examples, examples, settings)
+    settings = Training(batch_size=8, learning_rate=4e-3, max_epochs=80, patience=80, max_gradient_norm=1.0)
+    state = train(network, MaskedLoss(), examples, examples, settings, devices=on_cpu())
     # Before learning, the best answer is 0, and its error the variance of the noise, 1.
     assert state.history[0]["training_loss"] > 0.9
     assert state.best_loss < 0.05

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
+import signal
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -11,9 +13,19 @@ import pytest
 import torch
 
 from lcm.config import Training
-from lcm.training.checkpoint import CHECKPOINT, Run, add_run_flags, differences, digest, remove_checkpoint, run_of
+from lcm.training.checkpoint import (
+    CHECKPOINT,
+    STOP_SIGNALS,
+    Run,
+    Stopped,
+    add_run_flags,
+    differences,
+    digest,
+    remove_checkpoint,
+    run_of,
+)
 from lcm.training.loop import InMemory, State, train
-from tests.small_run import SETTINGS, examples, network_of
+from tests.small_run import SETTINGS, examples, network_of, on_cpu, sorted_out
 
 LOSSES = ("training_loss", "validation_loss")
 
@@ -33,8 +45,8 @@ class Answer:
 
 def go(run: Run, training: InMemory | None = None, **changed: object) -> State:
     """Train the small network for two epochs; a checkpoint is written when the run ends."""
-    settings = Training(**SETTINGS | {"max_epochs": 2, "checkpoint_minutes": 60.0, **changed})
-    return train(network_of(0.1), Answer(), training or examples(32, 1), examples(16, 2), settings, run)
+    settings, devices = sorted_out({"max_epochs": 2, "checkpoint_minutes": 60.0, **changed})
+    return train(network_of(0.1), Answer(), training or examples(32, 1), examples(16, 2), settings, run, devices)
 
 
 def losses(state: State) -> list[tuple[float, ...]]:
@@ -120,12 +132,61 @@ def test_other_starting_weights_are_another_run(finished):
     network.start_at(40.0)
     settings = Training(**SETTINGS | {"max_epochs": 2})
     with pytest.raises(ValueError, match="differs in starting weights"):
-        train(network, Answer(), examples(32, 1), examples(16, 2), settings, again(folder))
+        train(network, Answer(), examples(32, 1), examples(16, 2), settings, again(folder), on_cpu())
 
 
-def test_settings_that_shape_no_number_are_no_difference(finished):
+class Told(Answer):
+    """Gets a signal while it judges the first of two batches of the second epoch."""
+
+    def __init__(self, told: signal.Signals) -> None:
+        self.told, self.judged = told, 0
+
+    def validate(self, outputs, batch):
+        # Training asks it too, and learns.
+        self.judged += not torch.is_grad_enabled()
+        if self.judged == 3:
+            os.kill(os.getpid(), self.told)
+        return super().validate(outputs, batch)
+
+
+@pytest.mark.parametrize("told", STOP_SIGNALS)
+def test_who_is_stopped_while_it_judges_judges_the_epoch_anew(tmp_path, told):
+    """The weights in the checkpoint are those that learn, and not their average, which is judged."""
+    objective, before = Told(told), signal.getsignal(told)
+    settings, devices = sorted_out({"max_epochs": 3, "checkpoint_minutes": 60.0})
+    with pytest.raises(Stopped) as stopped:
+        train(network_of(0.1), objective, examples(32, 1), examples(16, 2), settings, Run(tmp_path), devices)
+    assert stopped.value.code == 143
+    assert objective.judged == 3
+    assert signal.getsignal(told) is before
+    left = torch.load(tmp_path / CHECKPOINT, weights_only=True)["state"]
+    assert (left["epoch"], left["step"], len(left["history"])) == (1, 3, 1)
+    whole, further = go(Run(), max_epochs=3), go(Run(tmp_path, "require"), max_epochs=3)
+    assert losses(further) == losses(whole)
+    assert all(torch.equal(further.best_weights[name], value) for name, value in whole.best_weights.items())
+
+
+def test_another_machine_is_no_difference(finished):
     folder, before = finished
-    assert go(again(folder), checkpoint_minutes=1.0, accelerator="auto").history == before.history
+    after = go(again(folder), checkpoint_minutes=1.0, compile=True, devices=0, parallel="fsdp")
+    assert after.history == before.history
+    assert after.device == "cpu"
+
+
+@pytest.mark.parametrize(("decay", "bytes_each"), [(None, 16), (0.9, 20)])
+def test_a_checkpoint_has_the_size_that_the_documentation_says(tmp_path, decay, bytes_each):
+    """Weights, two moments, the best weights, and the average where there is one; of buffers and step counts, a trifle."""
+    network = go(Run(tmp_path), average_decay=decay).network
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    size = bytes_of(torch.load(tmp_path / CHECKPOINT, weights_only=True))
+    assert bytes_each * num_parameters <= size < (bytes_each + 0.5) * num_parameters
+
+
+def bytes_of(content: object) -> int:
+    """Of all tensors in nested dicts."""
+    if isinstance(content, dict):
+        return sum(map(bytes_of, content.values()))
+    return content.numel() * content.element_size() if isinstance(content, torch.Tensor) else 0
 
 
 def test_never_starts_over(finished):

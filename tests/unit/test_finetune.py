@@ -165,7 +165,7 @@ def test_a_run_goes_on_from_the_fit_in_which_it_was_stopped(study, run_stage, mo
     """Five epochs by which the threshold is chosen, and five with the validation people: the same bits either way."""
     size = {"num_layers": 1, "width": 16, "num_heads": 2, "feedforward": 16, "dropout": 0.1}
     model = {"architecture": "lcm", "size": size}
-    settings = {"max_epochs": 5, "keep": "last", "batch_size": 8, "learning_rate": 1e-3, "checkpoint_minutes": 1e-9}
+    settings = {"max_epochs": 5, "keep": "last", "batch_size": 8, "learning_rate": 1e-3}
     whole = run_stage("finetune", "whole", settings, model=model, task=SEX)
     from lcm.training import loop
 
@@ -176,7 +176,7 @@ def test_a_run_goes_on_from_the_fit_in_which_it_was_stopped(study, run_stage, mo
             raise KeyboardInterrupt
         run_epoch(self, *arguments)
 
-    flags = {"model": model, "task": SEX, "checkpoint": study.folder / "checkpoint"}
+    flags = {"model": model, "task": SEX, "checkpoint": study.folder / "checkpoint", "checkpoint_minutes": 1e-9}
     monkeypatch.setattr(loop._Loop, "run_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
         run_stage("finetune", "stopped", settings, **flags)

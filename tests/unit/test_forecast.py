@@ -58,10 +58,10 @@ class Recorded:
             write_recordings(path, list(rows["scan"]), [self.runs[scan] for scan in rows["scan"]], REGIONS)
         self.number += 1
         flags = {"protocol": "kfold", "model": "m", "model_definition": json.dumps(model), "fold": 0, "weights": None}
-        flags |= {"checkpoint": None, "resume": "auto", "log_folder": None, "connectomes": None}
+        flags |= {"checkpoint": None, "resume": "auto", "log_folder": None, "connectomes": None, "accelerator": "cpu"}
         flags |= {"recordings": self.study.folder / "collect", "output": self.study.folder / f"out-{self.number}"}
         wanted = {"horizon_volumes": NUM_AHEAD} if stage == "forecast" else {}
-        learning = {"accelerator": "cpu", "max_epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
+        learning = {"max_epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
         options = self.study.flags()
         vars(options).update(flags | more)
         options.settings = SETTINGS[stage].model_validate(learning | wanted | (settings or {}))

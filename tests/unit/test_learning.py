@@ -19,6 +19,7 @@ from lcm.models.large_connectome_model import LargeConnectomeModel
 from lcm.models.token_network import Target, token_names
 from lcm.training.examples import InMemory
 from lcm.training.loop import State, seed_everything, train
+from tests.small_run import on_cpu
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lcm_losses.json"
 NUM_REGIONS = 8
@@ -41,13 +42,13 @@ def planted(num_scans: int, generator: torch.Generator, *, effect: float = 0.0) 
 
 def learned(training: dict[str, torch.Tensor], validation: dict[str, torch.Tensor], **settings: float) -> State:
     """The smallest LCM after the loop."""
-    chosen = Training(**{"accelerator": "cpu", "batch_size": 16, "learning_rate": 3e-3, **settings})
+    chosen = Training(**{"batch_size": 16, "learning_rate": 3e-3, **settings})
     seed_everything(chosen.seed)
     network = LargeConnectomeModel(
         NUM_REGIONS, token_names("q", QUESTION.levels), num_layers=2, width=16, num_heads=2, feedforward=32, dropout=0.0
     )
     objective = network.objective([QUESTION], chosen.first_stage_epochs)
-    return train(network, objective, InMemory(training), InMemory(validation), chosen)
+    return train(network, objective, InMemory(training), InMemory(validation), chosen, devices=on_cpu())
 
 
 def probability(state: State, scans: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -104,16 +105,14 @@ def golden_run() -> dict[str, list[float]]:
     columns["label:age"] = 10 + 5 * columns["inputs"][:, 0, 1]
     columns["weight:age"] = (torch.arange(64) % 5 > 0) * 1.0
     tokens = [token for target in targets for token in token_names(target.name, target.levels)]
-    settings = Training(
-        accelerator="cpu", max_epochs=8, patience=8, batch_size=16, learning_rate=5e-4, weight_decay=0.1, seed=5
-    )
+    settings = Training(max_epochs=8, patience=8, batch_size=16, learning_rate=5e-4, weight_decay=0.1, seed=5)
     seed_everything(settings.seed)
     network = LargeConnectomeModel(
         NUM_REGIONS, tokens, num_layers=3, width=32, num_heads=4, feedforward=48, dropout=0.0, form="absorbed"
     )
     network.start_at(10.0)
     parts = (InMemory({name: column[rows] for name, column in columns.items()}) for rows in (slice(48), slice(48, 64)))
-    state = train(network, network.objective(targets, settings.first_stage_epochs), *parts, settings)
+    state = train(network, network.objective(targets, settings.first_stage_epochs), *parts, settings, devices=on_cpu())
     return {name: [row[name] for row in state.history] for name in ("training_loss", "validation_loss")}
 
 

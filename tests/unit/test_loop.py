@@ -9,6 +9,7 @@ from lcm.config import Training
 from lcm.models.large_connectome_model import LargeConnectomeModel
 from lcm.models.token_network import Target
 from lcm.training.loop import InMemory, State, seed_everything, train
+from tests.small_run import on_cpu
 
 LEVELS = ("no", "yes")
 LOSSES = ("training_loss", "validation_loss")
@@ -55,9 +56,9 @@ def points(*rows: tuple[float, float | None, float | None]) -> InMemory:
 POINTS = points((1.0, 3.0, None), (2.0, 4.0, 8.0), (3.0, None, 6.0), (-1.0, 1.0, 2.0), (5.0, None, None))
 
 
-def line(examples: InMemory = POINTS, *, slope: float = 1.0, **settings: object) -> State:
-    chosen = Training(**{"accelerator": "cpu", "batch_size": 8, "max_epochs": 1, **settings})
-    return train(Line(slope), Squared(), examples, examples, chosen)
+def line(examples: InMemory = POINTS, *, slope: float = 1.0, compiled: bool = False, **settings: object) -> State:
+    chosen = Training(**{"batch_size": 8, "max_epochs": 1, **settings})
+    return train(Line(slope), Squared(), examples, examples, chosen, devices=on_cpu(chosen.precision, compile=compiled))
 
 
 def losses(state: State) -> list[tuple[float, ...]]:
@@ -74,13 +75,13 @@ def matrices(num_scans: int, seed: int) -> InMemory:
 
 def run(training: InMemory, validation: InMemory, *, dropout: float = 0.1, **settings: float) -> State:
     """A small LCM through the loop."""
-    chosen = Training(**{"accelerator": "cpu", "batch_size": 16, "learning_rate": 1e-3, **settings})
+    chosen = Training(**{"batch_size": 16, "learning_rate": 1e-3, **settings})
     seed_everything(chosen.seed)
     network = LargeConnectomeModel(
         8, ("q=no", "q=yes"), num_layers=2, width=16, num_heads=2, feedforward=32, dropout=dropout
     )
     objective = network.objective([Target("q", LEVELS)], chosen.first_stage_epochs)
-    return train(network, objective, training, validation, chosen)
+    return train(network, objective, training, validation, chosen, devices=on_cpu(chosen.precision))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not():
@@ -152,8 +153,8 @@ class Shifted(Line):
 
 
 def test_the_trunk_learns_at_its_share_of_the_rate():
-    settings = Training(accelerator="cpu", max_epochs=1, learning_rate=0.1, trunk_rate=0.2)
-    network = train(Shifted(), Squared(), POINTS, POINTS, settings).network
+    settings = Training(max_epochs=1, learning_rate=0.1, trunk_rate=0.2)
+    network = train(Shifted(), Squared(), POINTS, POINTS, settings, devices=on_cpu()).network
     # Adam's first step is the learning rate, whatever the gradient.
     assert (network.slope.item(), network.shift.item()) == (pytest.approx(1.1), pytest.approx(0.02))
 
@@ -221,8 +222,8 @@ def test_a_batch_too_small_for_its_parts_is_an_error():
 def test_the_network_is_trained_as_a_copy_and_gets_the_best_weights():
     network = Line(1.0)
     before = network.slope
-    settings = Training(accelerator="cpu", max_epochs=30, learning_rate=0.3, patience=30)
-    state = train(network, Squared(), POINTS, POINTS, settings)
+    settings = Training(max_epochs=30, learning_rate=0.3, patience=30)
+    state = train(network, Squared(), POINTS, POINTS, settings, devices=on_cpu())
     assert network.slope is before
     assert state.network is network
     assert not network.training
@@ -251,7 +252,7 @@ def test_compiled_is_the_same_network(monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", eager)
     settings = {"max_epochs": 3, "learning_rate": 0.1}
-    state = line(compile=True, **settings)
+    state = line(compiled=True, **settings)
     assert compiled
     assert list(state.best_weights) == ["slope", "unused"]
     assert losses(state) == losses(line(**settings))

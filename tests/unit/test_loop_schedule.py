@@ -14,6 +14,7 @@ from lcm.training.checkpoint import Run
 from lcm.training.examples import InMemory
 from lcm.training.loop import State, rate_at, train
 from lcm.training.weights import summary
+from tests.small_run import on_cpu
 
 NUM_BATCHES = 4
 
@@ -48,10 +49,8 @@ class Mean:
 def fall(run: Run | None = None, **settings: object) -> State:
     """Adam moves a number of constant gradient by the learning rate itself, so that it falls by the sum of all rates."""
     ones = InMemory({"inputs": torch.ones(8, 1)})
-    chosen = Training(
-        **{"accelerator": "cpu", "batch_size": 2, "keep": "last", "learning_rate": 0.01, "max_epochs": 5, **settings}
-    )
-    return train(Slope(), Mean(), ones, ones, chosen, run)
+    chosen = Training(**{"batch_size": 2, "keep": "last", "learning_rate": 0.01, "max_epochs": 5, **settings})
+    return train(Slope(), Mean(), ones, ones, chosen, run, on_cpu())
 
 
 def rates(schedule: str, num_warm: int, num_steps: int, full: float = 0.01) -> list[float]:

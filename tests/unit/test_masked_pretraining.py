@@ -29,6 +29,7 @@ from lcm.training.networks import fit_inputs
 from lcm.training.recordings import Recordings, Windowed
 from lcm.training.weights import WEIGHTS, hash_people, load_bundle, read_manifest
 from tests.planted_recordings import planted_runs, write_study_recordings
+from tests.small_run import on_cpu
 from tests.unit.conftest import REGIONS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "brainlm_losses.json"
@@ -316,14 +317,14 @@ def golden_run() -> dict[str, list[float]]:
     generator = np.random.default_rng(3)
     learning, judging = waves(48, generator), waves(16, generator)
     settings = Training(
-        accelerator="cpu", max_epochs=8, patience=8, batch_size=16, learning_rate=3e-3, weight_decay=0.1, seed=5,
+        max_epochs=8, patience=8, batch_size=16, learning_rate=3e-3, weight_decay=0.1, seed=5,
         schedule="cosine", warmup_share=0.1, gradient_accumulation=2, max_gradient_norm=1.0,
     )  # fmt: skip
     seed_everything(settings.seed)
     size = {"patch_frames": 4, "width": 32, "feedforward": 48, "num_layers": 2, "num_heads": 4, "decoder_layers": 1}
     network = BrainLM(6, (), num_frames=16, conv_kernel=5, dropout=0.0, **size)
     network.fit_series(learning.recordings.quartiles(), learning.recordings.places_R3)
-    state = train(network, MaskedLoss(), learning, judging, settings)
+    state = train(network, MaskedLoss(), learning, judging, settings, devices=on_cpu())
     return {name: [row[name] for row in state.history] for name in ("training_loss", "validation_loss")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,10 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lcm.config import Training
 from lcm.training.checkpoint import CHECKPOINT
 from lcm.training.data import read_cohort, tables_of
-from lcm.training.devices import Devices
 from lcm.training.networks import build_network, load_arrays
 from lcm.training.weights import WEIGHTS, read_manifest
 from tests.asking import scores_of
@@ -55,10 +54,11 @@ def assert_alike(folder: Path, other: Path) -> None:
         torch.testing.assert_close(weights[name], their_weights[name], atol=1e-9, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_processes_learn_what_one_learns(processes, alone, tmp_path, parallel):
+@pytest.mark.parametrize(("parallel", "launcher"), [("auto", "srun"), ("fsdp", "torchrun")])
+def test_two_processes_learn_what_one_learns(processes, alone, tmp_path, parallel, launcher):
     # 115 scans, less those without a label, in batches whose two shares differ by one scan.
-    assert finish(start(processes, tmp_path, count=2, devices=2, parallel=parallel, **EXACT)) == [0, 0]
+    shared = EXACT | {"count": 2, "launcher": launcher, "devices": 2, "parallel": parallel}
+    assert finish(start(processes, tmp_path, **shared)) == [0, 0]
     assert_alike(alone, tmp_path)
 
 
@@ -100,15 +100,18 @@ def test_two_processes_that_were_stopped_go_on_together(processes, alone, tmp_pa
 def test_the_command_starts_its_processes_and_writes_the_bundle_of_one_process(study, run_stage):
     size = {"num_layers": 2, "width": 16, "num_heads": 2, "feedforward": 32, "dropout": 0.0}
     model = {"architecture": "lcm", "start": "pretrained", "size": size}
-    settings = {"targets": ["sex", "age", "autism"], "max_epochs": 2, "batch_size": 8, "accelerator": "cpu"}
+    settings = {"targets": ["sex", "age", "autism"], "max_epochs": 2, "batch_size": 8}
     alone = read_manifest(run_stage("pretrain", "alone", settings, model=model))
     output = study.folder / "shared"
     flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output}
     flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
-    flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": "fsdp"})}
+    flags |= {"settings": json.dumps(settings), "accelerator": "cpu", "devices": 2, "parallel": "fsdp"}
     flags |= {"checkpoint": study.folder / "checkpoint", "log-folder": study.folder / "log"}
     command = [sys.executable, "-m", "lcm", "pretrain", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    # A job of several tasks, whose one process Lightning would take for the first of four.
+    allocation = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "pretrain", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}
+    allocation |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NODELIST": "elsewhere"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)} | allocation
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("epoch 2/2") == 1, run.stderr
@@ -122,24 +125,38 @@ def test_the_command_starts_its_processes_and_writes_the_bundle_of_one_process(s
 
 
 @pytest.mark.parametrize(
-    "rule", [{"keep": "best"}, {"keep": "best-on-test", "refit": False}], ids=["refit", "chosen by the tested"]
+    ("rule", "launcher"),
+    [
+        ({"keep": "best"}, ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python")),
+        ({"keep": "best-on-test", "refit": False}, ()),
+    ],
+    ids=["refit, by torchrun", "chosen by the tested, by Fabric"],
 )
-def test_two_processes_choose_and_fit_again_as_one_does(study, run_stage, rule):
+def test_two_processes_choose_and_fit_again_as_one_does(study, run_stage, rule, launcher):
     """What is counted over all judges is counted once, and each of the two fits is shared."""
     size = {"num_layers": 1, "width": 16, "num_heads": 2, "feedforward": 16, "dropout": 0.0}
     model, task = {"architecture": "lcm", "size": size}, {"target": "sex", "levels": ["female", "male"]}
-    settings = {"max_epochs": 4, "batch_size": 8, "learning_rate": 1e-3, "accelerator": "cpu", **rule}
+    settings = {"max_epochs": 4, "batch_size": 8, "learning_rate": 1e-3, **rule}
     alone = read_manifest(run_stage("finetune", "alone", settings, model=model, task=task))
     output = study.folder / "shared"
     flags = {"model": "tiny", "model-definition": json.dumps(model), "fold": 0, "output": output, "task": "question"}
     flags |= {name: getattr(study.flags(), name) for name in ("bei", "folds", "scans", "connectomes")}
     flags |= {"definition": json.dumps(task), "checkpoint": study.folder / "checkpoint"}
-    flags |= {"settings": json.dumps(settings | {"devices": 2, "parallel": "ddp"})}
-    command = [sys.executable, "-m", "lcm", "finetune", *(str(x) for k, v in flags.items() for x in (f"--{k}", v))]
+    flags |= {"settings": json.dumps(settings), "accelerator": "cpu", "devices": 2}
+    started_by = [sys.executable, "-m", *launcher] if launcher else []
+    command = [
+        *started_by,
+        sys.executable,
+        "-m",
+        "lcm",
+        "finetune",
+        *(str(x) for k, v in flags.items() for x in (f"--{k}", v)),
+    ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     shared = read_manifest(output)
+    assert shared.device == "2 × cpu"
     assert shared.results["best_epoch"] == alone.results["best_epoch"]
     assert shared.training_people == alone.training_people
     for name in ("validation_loss", "threshold"):
@@ -162,13 +179,40 @@ def test_fsdp_deals_the_weights_out_and_ddp_copies_them(processes, tmp_path, par
         assert alike if parallel == "fsdp" else shares == [1, 1], name
 
 
-def test_more_processes_than_the_settings_know_is_an_error(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match=r"WORLD_SIZE is 4, and devices × num_nodes is 1"):
-        Devices(Training(accelerator="cpu"))
+def test_a_stopped_run_goes_on_with_another_number_of_processes(processes, alone, tmp_path):
+    """As after pre-emption, on a node with fewer devices, and back: without dropout the numbers are those of one process."""
+    path = tmp_path / "checkpoint" / CHECKPOINT
+    for count, parallel in ((2, "fsdp"), (1, "auto")):
+        [first, *_] = started = start(
+            processes, tmp_path, path.parent, count=count, devices=count, parallel=parallel, **EXACT
+        )
+        before = path.stat().st_mtime_ns if path.exists() else 0
+        while first.is_alive() and (not path.exists() or path.stat().st_mtime_ns == before):
+            time.sleep(0.002)
+        os.kill(first.pid, signal.SIGUSR1)
+        assert finish(started) == [143] * count
+    assert finish(start(processes, tmp_path, path.parent, count=2, devices=2, **EXACT)) == [0, 0]
+    assert_alike(alone, tmp_path)
 
 
-def test_a_device_that_is_not_there_is_an_error():
-    # More than any machine has, so that one with a GPU refuses too.
-    with pytest.raises(ValueError, match="accelerator gpu, devices 999: "):
-        Devices(Training(accelerator="gpu", devices=999, parallel="ddp"))
+WAIT = """
+import os, time
+from lcm.training.devices import _watch
+parent = os.getpid()
+if os.fork():
+    print("started", flush=True)
+    time.sleep(600)
+_watch(parent)
+"""
+
+
+def test_a_process_ends_when_the_one_that_started_it_was_killed():
+    """Its end of the pipe closes with it."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    first = subprocess.Popen([sys.executable, "-c", WAIT], env=environment, stdout=subprocess.PIPE, text=True)
+    assert first.stdout.readline() == "started\n"
+    assert not select.select([first.stdout], [], [], 1.5)[0]
+    first.kill()
+    assert select.select([first.stdout], [], [], 60)[0]
+    assert first.stdout.read() == ""
+    first.wait()

@@ -79,7 +79,7 @@ def make_bundle(study, network):
             task=task,
             vocabulary=VOCABULARY,
             tokens=network.tokens,
-            settings={"accelerator": "cpu"} | (settings or {}),
+            settings=settings or {},
             **about,
         )
         save_bundle(study.folder / "bundle", arrays_of(network), manifest)

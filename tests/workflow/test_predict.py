@@ -59,7 +59,7 @@ def new_scans(small_study: SmallStudy) -> SmallStudy:
         preprocessing=(),
         training_people=(),
         validation_people=(),
-        settings={"accelerator": "cpu"},
+        settings={},
     )
     network = LargeConnectomeModel(len(regions), tokens, **SIZE)
     save_bundle(small_study.folder / "weights", arrays_of(network), manifest)

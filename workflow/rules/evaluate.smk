@@ -27,6 +27,7 @@ rule evaluate:
     resources:
         mem_mb=grows(4000),
         runtime=grows(120),
+        machine="--accelerator auto",
     params:
         settings=settings("evaluate"),
         code=code("evaluate"),
@@ -43,4 +44,4 @@ rule evaluate:
         " --weights results/finetune/{wildcards.protocol:q}/{wildcards.model:q}/{wildcards.task:q}"
         " --pretrained {params.pretrained:q}"
         " --output results/evaluate/{wildcards.protocol:q}/{wildcards.model:q}/{wildcards.task:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        " {resources.machine} --settings {params.settings:q} > {log:q} 2>&1"

@@ -20,7 +20,10 @@ rule finetune:
     resources:
         mem_mb=grows(8000),
         runtime=grows(240),
-        gpu=1,
+        gpu=PLAN.gpus,
+        nodes=1,
+        launcher="env",
+        machine="--accelerator auto",
     params:
         settings=PLAN.finetune_settings,
         code=code("finetune"),
@@ -28,9 +31,10 @@ rule finetune:
         model=PLAN.model,
         task=PLAN.task,
     shell:
-        "python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
+        "exec {resources.launcher} python -m lcm finetune --model {wildcards.model:q} --model-definition {params.model:q}"
         " --task {wildcards.task:q} --definition {params.task:q} --fold {wildcards.fold} --weights {input.weights:q}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} {params.reading}"
         " --checkpoint {output:q}.checkpoint"
         " --log-folder logs/finetune/{wildcards.protocol:q}/{wildcards.model:q}/{wildcards.task:q}/fold-{wildcards.fold}"
+        " --devices {resources.gpu} --nodes {resources.nodes} {resources.machine}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

@@ -25,6 +25,7 @@ rule predict:
         mem_mb=grows(4000),
         runtime=grows(120),
         gpu=1,
+        machine="--accelerator auto",
     params:
         settings=settings("predict"),
         code=code("predict"),
@@ -33,4 +34,4 @@ rule predict:
     shell:
         "python -m lcm predict --bundle {input.bundle:q} --bei {input.bei:q} --scans {input.scans:q}"
         " {params.reading} --atlas {params.atlas:q} --output results/predict/{wildcards.bundle:q}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        " --devices {resources.gpu} {resources.machine} --settings {params.settings:q} > {log:q} 2>&1"

@@ -21,13 +21,17 @@ rule pretrain:
         mem_mb=grows(8000),
         runtime=grows(720),
         gpu=1,
+        nodes=1,
+        launcher="env",
+        machine="--accelerator auto",
     params:
         settings=PLAN.pretrain_settings,
         code=code("pretrain"),
         reading=PLAN.reading,
         model=PLAN.model,
     shell:
-        "python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
+        "exec {resources.launcher} python -m lcm pretrain --model {wildcards.model:q} --model-definition {params.model:q} --fold {wildcards.fold}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} {params.reading}"
         " --checkpoint {output:q}.checkpoint --log-folder logs/pretrain/{wildcards.protocol:q}/{wildcards.model:q}/fold-{wildcards.fold}"
+        " --devices {resources.gpu} --nodes {resources.nodes} {resources.machine}"
         " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"

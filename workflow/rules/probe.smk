@@ -23,6 +23,7 @@ rule probe:
         mem_mb=grows(8000),
         runtime=grows(240),
         gpu=1,
+        machine="--accelerator auto",
     params:
         settings=settings("probe"),
         code=code("probe"),
@@ -32,4 +33,4 @@ rule probe:
         "python -m lcm probe --protocol {wildcards.protocol:q} --model {wildcards.model:q}"
         " --bei {input.bei:q} --folds {input.folds:q} --scans {input.scans:q} --recordings {params.recordings:q}"
         " --weights results/pretrain/{wildcards.protocol:q}/{wildcards.model:q} --atlas {params.atlas:q}"
-        " --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
+        " --devices {resources.gpu} {resources.machine} --output {output:q} --settings {params.settings:q} > {log:q} 2>&1"
