@@ -14,13 +14,12 @@ from lcm.atlas import load_atlas
 from lcm.cohort.events import event_files
 from lcm.cohort.source import canonical, read_source, source_path
 from lcm.config import Predict, Study, read_study
+from lcm.imaging.index import PREPARED
 from lcm.imaging.strategy import read_strategy, strategy_path
 from lcm.plan_checks import check_names, check_sizes
 from lcm.plan_learning import LearningPlan, Wildcards
 
 _PACKAGE = Path(__file__).parent
-PREPARED = ("bids", "hcp", "ukb")
-"""Inputs that `preprocess` makes something of: raw images, and processed ones without confounds under fMRIPrep's names."""
 
 
 class Plan(LearningPlan):
@@ -110,10 +109,10 @@ class Plan(LearningPlan):
         return [row for row in rows if row["outcome"] == "ok"]
 
     def preprocessed(self, wildcards: Wildcards) -> list[str]:
-        """Tables of the batch's participants from preprocess; none where images came with mask and confounds."""
+        """Folders of the batch's participants from preprocess; none where images came with mask and confounds."""
         rows = self._grouped("batch").get((wildcards.dataset, wildcards.batch), [])
         people = sorted({r["participant_id"] for r in rows if r["input"] in PREPARED and r["outcome"] == "ok"})
-        return [f"results/preprocess/{wildcards.dataset}/{person}_runs.tsv" for person in people]
+        return [f"results/preprocess/{wildcards.dataset}/{person}" for person in people]
 
     def parcellated(self, wildcards: Wildcards) -> str | list[str]:
         """The batch's series; none for a dataset of ready series, which denoise reads itself."""
@@ -162,7 +161,7 @@ class Plan(LearningPlan):
         return self.study.datasets[wildcards.dataset].path
 
     def _batches(self) -> list[tuple[str, str]]:
-        return sorted({(row["dataset"], row["batch"]) for row in self.scans()})
+        return sorted(self._grouped("batch"))
 
     def phenotypes(self, _: Wildcards) -> list[str]:
         """Every file that a cohort's tables match; asked for after the index, because simulated ones do not exist before."""
@@ -176,6 +175,15 @@ class Plan(LearningPlan):
                 for path in Path(dataset.phenotypes).glob(table.file)
             }
         )
+
+    def people(self, _: Wildcards) -> str:
+        """The BEI table; asked for after the index, because Snakemake judges again only what waited for a checkpoint.
+
+        A job that did not wait keeps its place behind an index that found what it had found before, and everything that is
+        trained with it.
+        """
+        self.scans()
+        return "results/harmonize/bei.tsv"
 
     def events(self, _: Wildcards) -> str:
         """Hash of the event files that are read: of runs whose task says no state, in cohorts that know trial types."""
@@ -211,7 +219,10 @@ def listing(paths: Sequence[str]) -> str:
 @functools.cache
 def _rows(path: str, modified_ns: int) -> list[dict[str, str]]:  # noqa: ARG001 - the time is part of the cache's key
     with Path(path).open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
+        # Every job's process reads the table, and csv.DictReader would take three times as long.
+        lines = csv.reader(stream, delimiter="\t")
+        header = next(lines)
+        return [dict(zip(header, cells, strict=True)) for cells in lines]
 
 
 @functools.cache

@@ -53,9 +53,6 @@ class Fmriprep(Settings):
         description="docker://… image pinned by digest, as `…@sha256:<64 hex digits>`",
     )
     licence: str = Field(description="FreeSurfer licence file, which fMRIPrep asks for even without surfaces")
-    scratch: str | None = Field(
-        default=None, description="folder for work files, node-local; null: TMPDIR; emptied after verified outputs"
-    )
     arguments: tuple[str, ...] = Field(
         default=(), description="further fMRIPrep flags, e.g. [--use-syn-sdc]; ours come last and win"
     )

@@ -13,6 +13,7 @@ from lcm.__main__ import main
 from lcm.array_tables import connectome_schema, denoised_schema
 from lcm.atlas import load_atlas
 from lcm.config import Correlate
+from lcm.imaging.preprocessed import write_runs
 from lcm.tables import EXPORTED, OK, RUNS, SCANS, excluded, read_tsv, write_arrow, write_tsv
 
 NUM_VOLUMES, CENSORED, UNCOVERED = 40, (0, 7, 8), 5
@@ -85,7 +86,7 @@ class PlantedBatch:
             root = self.folder / "results/preprocess/HCPA"
             run = of_person[["dataset", "participant_id", "scan", "outcome"]].assign(template="MNI152NLin2009cAsym")
             run["bold"] = [str(root / str(name) / "func" / f"{scan}_desc-preproc_bold.nii.gz") for scan in run["scan"]]
-            write_tsv(run.reindex(columns=list(RUNS.columns)), root / f"{name}_runs.tsv", RUNS)
+            write_runs(run.reindex(columns=list(RUNS.columns)), root / str(name))
 
     def _series_row(self, number: int, scan: str, num_regions: int) -> dict[str, object]:
         outcome = self.outcomes.get(scan, OK)

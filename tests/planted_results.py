@@ -13,6 +13,7 @@ from lcm.array_tables import connectome_schema, denoised_schema, series_schema
 from lcm.atlas import load_atlas
 from lcm.evaluation.metrics import ALL, score
 from lcm.evaluation.motion_effects import distances
+from lcm.imaging.preprocessed import write_runs
 from lcm.imaging.strategy import strategy_path
 from lcm.result_tables import (
     BALANCE,
@@ -180,13 +181,12 @@ def _plant_preprocess(folder: Path, rows: pd.DataFrame, outcomes: list[str]) -> 
             "slice_timing": "corrected to 0.975 s",
             "num_non_steady": 1,
         }
-        write_tsv(
-            pd.DataFrame([run]).reindex(columns=list(RUNS.columns)), folder / f"{row.participant_id}_runs.tsv", RUNS
-        )
-    (folder / "figures").mkdir(parents=True)
+        write_runs(pd.DataFrame([run]).reindex(columns=list(RUNS.columns)), folder / row.participant_id)
+    figures = folder / rows["participant_id"].iloc[2] / "figures"
+    figures.mkdir()
     figure = Figure(figsize=(6, 2))
     figure.subplots().imshow(np.add.outer(np.arange(30), np.arange(90)), cmap="gray")
-    figure.savefig(folder / "figures" / f"{rows['scan'].iloc[2]}_desc-registration.png")
+    figure.savefig(figures / f"{rows['scan'].iloc[2]}_desc-registration.png")
 
 
 def _plant_cohorts(results: Path, scans: pd.DataFrame) -> None:
@@ -292,7 +292,7 @@ def _plant_records(results: Path) -> None:
     settings = {"preprocess": {"backend": "builtin"}, "denoise": {"fd_mm": 0.5}}
     for stage, place in [
         ("index", "index/record.json"),
-        ("preprocess", f"preprocess/RAW/sub-{PRIVATE}RAW00_runs.json"),
+        ("preprocess", f"preprocess/RAW/sub-{PRIVATE}RAW00/record.json"),
         *(("denoise", f"denoise/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
         *(("correlate", f"correlate/{strategy}/RAW/batch-0.json") for strategy in STRATEGIES),
         ("finetune", "finetune/honest/lcm/autism/fold-0/record.json"),

@@ -20,10 +20,11 @@ from lcm.atlas import Atlas, load_atlas
 from lcm.bids import derivative_path
 from lcm.config import Correlate, Denoise
 from lcm.imaging.exported_dataset import ELSEWHERE, processing, write_dataset_files, write_json, write_shared_sidecars
+from lcm.imaging.preprocessed import files_of, read_runs, runs_table
 from lcm.imaging.series import SeriesError, read_series
 from lcm.imaging.strategy import read_strategy
 from lcm.provenance import file_hash
-from lcm.tables import EXPORTED, MISSING, OK, RUNS, SCANS, failed, read_arrow, read_tsv, write_atomically, write_tsv
+from lcm.tables import EXPORTED, MISSING, OK, SCANS, failed, read_arrow, read_tsv, write_atomically, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -158,12 +159,11 @@ def _with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> list[Row]:
     rows = [{str(name): value for name, value in row.items()} for row in scans.to_dict("records")]
     found: dict[str, Row] = {}
     for person in {row["participant_id"] for row in rows if row["input"] not in ("derivatives", "series")}:
-        path = runs_folder / f"{person}_runs.tsv"
-        if path.is_file():
-            found |= {row["scan"]: row for row in read_tsv(path, RUNS).to_dict("records")}
+        if runs_table(runs_folder, person).is_file():
+            found |= {row["scan"]: row for row in read_runs(runs_folder, person).to_dict("records")}
     for row in rows:
         if run := found.get(row["scan"]):
-            row |= {name: run[name] for name in ("bold", "mask", "confounds")} | {"space": run["template"]}
+            row |= files_of(run, row) | {"space": run["template"]}
     return rows
 
 

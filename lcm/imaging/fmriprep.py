@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from lcm.config import Fmriprep, Preprocess
 from lcm.imaging.fmriprep_outputs import Record, verified
+from lcm.imaging.scratch import remove, scratch_folder
 from lcm.tables import OK, RUNS, excluded, failed, write_atomically
 
 if TYPE_CHECKING:
@@ -62,16 +62,24 @@ def methods(settings: Preprocess) -> str:
 
 
 def run_fmriprep(
-    scans: pd.DataFrame, settings: Preprocess, output: Path, *, threads: int = 1, mem_mb: int = 8000
+    scans: pd.DataFrame,
+    settings: Preprocess,
+    output: Path,
+    scratch: Path | None = None,
+    *,
+    threads: int = 1,
+    mem_mb: int = 8000,
 ) -> pd.DataFrame:
-    """The runs table of one participant's rows of the scans table; `output` becomes an fMRIPrep derivatives folder.
+    """The runs table of one participant's rows of the scans table; `output` is the participant's folder.
 
+    fMRIPrep writes to `derivatives_of(output)`, and what it wrote for the participant is linked into `output`: Snakemake
+    deletes that before a job, and the container's hours of work stand beside it.
     A run whose outputs are missing or wrong gets its reason as outcome and the others stand, whatever the container's exit
     status was. The work folder goes only after the outputs of every run were verified. Valid outputs of the same inputs
     and settings are taken as they are: a changed line of our code costs no hours. Rows that were not ok stay as they are.
 
     Raises:
-        ValueError: naming the setting that cannot be met: template, resolution, licence, scratch, or no Apptainer.
+        ValueError: naming what cannot be met: template, resolution, licence, scratch, or no Apptainer.
     """
     import pandas as pd
 
@@ -84,14 +92,16 @@ def run_fmriprep(
     waiting = [(scan, row) for scan, row in zip(records, rows, strict=True) if row["outcome"] == OK]
     if waiting:
         participant = records[0]["participant_id"]
-        mounts = _mounts([scan for scan, _ in waiting], settings, output)
+        mounts = _mounts([scan for scan, _ in waiting], settings, output, scratch)
+        made = mounts.output / participant
         asked = command(mounts, settings, participant, threads=threads, mem_mb=mem_mb)
-        _begin(output / participant, mounts.work)
+        _begin(made, mounts.work)
         status = 0
-        if not all(verified(scan, output / participant, space, resolution)["outcome"] == OK for scan, _ in waiting):
+        if not all(verified(scan, made, space, resolution)["outcome"] == OK for scan, _ in waiting):
             status = _execute(asked)
+        _link(made, output)
         for scan, row in waiting:
-            row |= verified(scan, output / participant, space, resolution)
+            row |= verified(scan, output, space, resolution)
         _settle([row for _, row in waiting], mounts.work, status)
     for row in rows:
         if row["outcome"] != OK:
@@ -102,6 +112,25 @@ def run_fmriprep(
 def _row(scan: Record, space: str) -> Record:
     keep = ("dataset", "participant_id", "scan", "tr_s", "num_volumes", "outcome")
     return dict.fromkeys(RUNS.columns) | {name: scan[name] for name in keep} | {"template": space}
+
+
+def derivatives_of(output: Path) -> Path:
+    """The derivatives folder of fMRIPrep behind a participant's folder: `results/preprocess/<dataset>.fmriprep`."""
+    return output.parent.with_name(f"{output.parent.name}.fmriprep")
+
+
+def _link(made: Path, output: Path) -> None:
+    """Bring the participant's files into `output`: as a further name of each, or as copies where the disk has no hard links."""
+    for path in sorted(made.rglob("*")):
+        place = output / path.relative_to(made)
+        if path.name == _MARK or path.is_dir():
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.unlink(missing_ok=True)
+        try:
+            place.hardlink_to(path)
+        except OSError:
+            shutil.copy2(path, place)
 
 
 def _begin(folder: Path, work: Path) -> None:
@@ -126,9 +155,7 @@ def _settle(rows: list[Record], work: Path, status: int) -> None:
         return
     if status:
         log.warning("fMRIPrep ended with status %d, but the outputs of all %d runs are valid", status, len(rows))
-    shutil.rmtree(work, ignore_errors=True)
-    if work.exists():
-        log.warning("%s could not be removed whole", work)
+    remove(work)
 
 
 # ── before: settings, inputs, places ────────────────────────────────────────────────────────────
@@ -184,25 +211,22 @@ def _leads_out(path: Path, root: Path) -> bool:
     return absolute or not path.resolve().is_relative_to(root.resolve())
 
 
-def _mounts(scans: list[Record], settings: Preprocess, output: Path) -> Mounts:
-    """The places to bind; raises ValueError naming the setting whose place is missing."""
+def _mounts(scans: list[Record], settings: Preprocess, output: Path, scratch: Path | None) -> Mounts:
+    """The places to bind; raises ValueError naming the setting or flag whose place is missing."""
     asked = _required(settings)
     licence = Path(asked.licence).absolute()
     if not licence.is_file():
         raise ValueError(
             f"preprocess.fmriprep.licence: no such file: {licence} (see docs/fmriprep.md for how to get one)"
         )
-    scratch = Path(tempfile.gettempdir() if asked.scratch is None else asked.scratch).absolute()
-    if not scratch.is_dir():
-        raise ValueError(f"preprocess.fmriprep.scratch: no such folder: {scratch}; make it, or null for TMPDIR")
     templates = os.environ.get("TEMPLATEFLOW_HOME")
-    output = output.absolute()
+    output = derivatives_of(output.absolute())
     first = scans[0]
     # One name, one set of inputs and settings: a run under it may go on where another stopped, with other threads or memory.
     identity = [asked.image, *_space(settings), *_arguments(settings), str(settings.seed), str(output)]
     identity += sorted(scan["fingerprint"] for scan in scans)
     short = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:8]
-    work = scratch / f"lcm-fmriprep-{first['dataset']}-{first['participant_id']}-{short}"
+    work = scratch_folder(scratch) / f"lcm-fmriprep-{first['dataset']}-{first['participant_id']}-{short}"
     return Mounts(
         _dataset_root(first).resolve(), output, work, licence, Path(templates).absolute() if templates else None
     )

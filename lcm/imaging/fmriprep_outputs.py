@@ -9,7 +9,7 @@ from typing import Any
 from lcm.bids import entities, scan_name
 from lcm.imaging.header import ImageError, read_header
 from lcm.imaging.stored_volumes import read_mask
-from lcm.tables import OK, failed, relative_path
+from lcm.tables import OK, failed
 
 Record = dict[str, Any]
 
@@ -29,7 +29,7 @@ def verified(scan: Record, folder: Path, space: str, resolution: str) -> Record:
         return {"outcome": failed(str(error))}
     columns["outcome"] = OK
     paths = {"bold": bold, "mask": mask, "confounds": confounds}
-    return columns | sidecar | {name: relative_path(path) for name, path in paths.items()}
+    return columns | sidecar | {name: str(path) for name, path in paths.items()}
 
 
 def _find_bold(scan: str, folder: Path, space: str, resolution: str) -> Path:

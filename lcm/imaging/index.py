@@ -12,16 +12,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lcm.bids import description
 from lcm.config import Dataset, Index
 from lcm.imaging.hcp import hcp_rows
 from lcm.imaging.layouts import BEHIND, Row, derivative_rows, raw_rows, series_rows
 from lcm.imaging.ukb import ukb_rows
-from lcm.tables import SCANS, failed, write_tsv
+from lcm.provenance import code_hash
+from lcm.tables import SCANS, failed, write_atomically, write_tsv
 
 if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+PREPARED = ("bids", "hcp", "ukb")
+"""Inputs that `preprocess` makes something of: raw images, and processed ones without confounds under fMRIPrep's names."""
 SMALL_BATCH, FEW_BATCHES = 50, 8
 _FILE_COLUMNS = ("bold", "t1w", "mask", "confounds", "series")
 _FINDERS: dict[str, Callable[[Path], list[Row]]] = {
@@ -52,7 +56,16 @@ def main(options: argparse.Namespace) -> None:
     shutil.rmtree(batches, ignore_errors=True)
     for (dataset, batch), rows in scans.groupby(["dataset", "batch"], sort=True):
         write_tsv(rows, batches / dataset / f"{batch}.tsv", SCANS)
+    _describe_preprocessed(datasets, options.output.parent / "preprocess")
     write_tsv(scans, options.output / "scans.tsv", SCANS)
+
+
+def _describe_preprocessed(datasets: dict[str, Dataset], folder: Path) -> None:
+    """What makes a BIDS derivative of each dataset that `preprocess` fills, a participant's folder at a time."""
+    for name, dataset in datasets.items():
+        if dataset.input in PREPARED:
+            with write_atomically(folder / name / "dataset_description.json") as temporary:
+                temporary.write_text(description(f"{name}: preprocessed BOLD", code_hash("index")), encoding="utf-8")
 
 
 def index(datasets: dict[str, Dataset], settings: Index) -> pd.DataFrame:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcm.bids import derivative_path, description
+from lcm.bids import derivative_path
 from lcm.config import Preprocess
 from lcm.imaging.fnirt import source_points
 from lcm.imaging.layouts import FSL_SPACE
+from lcm.imaging.machine_faults import refuse_machine_fault
 from lcm.imaging.motion import framewise_displacement
 from lcm.imaging.registration import Template, dice, load_template, resample_to_grid
 from lcm.imaging.registration_figure import draw
@@ -23,7 +24,6 @@ from lcm.imaging.resampling import resample_volumes, write_brain_mask
 from lcm.imaging.run_image import RunImage, checked_volumes, open_run_writer
 from lcm.imaging.stored_volumes import read_mask
 from lcm.imaging.ukb import WARP
-from lcm.provenance import code_hash
 from lcm.tables import OK, RUNS, excluded, failed, write_atomically
 
 if TYPE_CHECKING:
@@ -46,16 +46,13 @@ _NUM_MCFLIRT_COLUMNS = 6
 
 
 def ingest(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threads: int = 1) -> pd.DataFrame:
-    """The runs table of one participant's rows of the scans table; masks, confounds and figures go below `output`.
+    """The runs table of one participant's rows of the scans table; files go to the participant's folder below `output`.
 
     An image in MNI space stays where it is; one on the scanner's grid is brought to `settings.resolution_mm` by the pipeline's
     own field. A run that cannot be read gets its reason as outcome and the others go on.
     """
     import pandas as pd
 
-    with write_atomically(output / "dataset_description.json") as temporary:
-        text = description(f"{scans['dataset'].iloc[0]}: completed derivatives", code_hash("preprocess"))
-        temporary.write_text(text, encoding="utf-8")
     job = _Job(settings, output, load_template("nilearn", 1.0), threads)
     rows = []
     for record in scans.to_dict("records"):
@@ -105,6 +102,7 @@ def _ingest_run(scan: dict[str, Any], job: _Job) -> dict[str, Any]:
     except ValueError as error:
         return {"outcome": failed(str(error))}
     except OSError as error:
+        refuse_machine_fault(str(error))
         # Its text holds a path, and a path names a person.
         return {"outcome": failed(f"unreadable file ({type(error).__name__})")}
 
@@ -130,7 +128,8 @@ def _complete(scan: dict[str, Any], parameters_T6: NDArray[np.float64], placed: 
     motion = (parameters_T6, placed.num_non_steady)
     image = nib.Nifti1Image.from_filename(placed.bold)
     write_confounds(image, placed.brain, motion, float(scan["tr_s"]), {}, confounds_out)
-    draw(placed.mean, placed.grid, job.fine, job.output / "figures" / f"{scan['scan']}_desc-registration.png")
+    figures = job.output / scan["participant_id"] / "figures"
+    draw(placed.mean, placed.grid, job.fine, figures / f"{scan['scan']}_desc-registration.png")
     return {
         "bold": str(placed.bold),
         "mask": str(placed.mask),

@@ -18,9 +18,10 @@ from lcm.atlas import Atlas, load_atlas
 from lcm.config import Parcellate
 from lcm.fingerprint import Fingerprint, of_stage
 from lcm.imaging.header import ImageError, read_header
+from lcm.imaging.preprocessed import files_of, read_runs, record_of
 from lcm.imaging.stored_volumes import read_mask, stored_volumes
 from lcm.provenance import code_hash, file_hash
-from lcm.tables import OK, RUNS, SCANS, failed, read_arrow, read_tsv, write_arrow
+from lcm.tables import OK, SCANS, failed, read_arrow, read_tsv, write_arrow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,13 +70,12 @@ def methods(settings: Parcellate) -> str:
 def _images(scans: pd.DataFrame, runs_folder: Path) -> Fingerprint:
     """Where the batch's images come from, and what `preprocess` did to them by a participant's table and its record."""
     images: Fingerprint = {"images": str(scans["input"].iloc[0])}
-    tables = [runs_folder / f"{person}_runs.tsv" for person in scans["participant_id"]]
-    table = next((path for path in tables if path.with_suffix(".json").is_file()), None)
-    if images["images"] == "derivatives" or table is None:
+    person = next((p for p in scans["participant_id"] if record_of(runs_folder, p).is_file()), None)
+    if images["images"] == "derivatives" or person is None:
         return images
-    settings = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["settings"]
+    settings = json.loads(record_of(runs_folder, person).read_text(encoding="utf-8"))["settings"]
     # `auto` is a wish; the table says which template it became.
-    settings |= {"template": read_tsv(table, RUNS)["template"].iloc[0]}
+    settings |= {"template": read_runs(runs_folder, person)["template"].iloc[0]}
     return images | of_stage("preprocess", settings, _shaping(images["images"], settings))
 
 
@@ -93,9 +93,7 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
     prepared = (scans["input"] != "derivatives") & (scans["outcome"] == OK)
     if not prepared.any():
         return scans
-    tables = [
-        read_tsv(runs_folder / f"{person}_runs.tsv", RUNS) for person in scans.loc[prepared, "participant_id"].unique()
-    ]
+    tables = [read_runs(runs_folder, person) for person in scans.loc[prepared, "participant_id"].unique()]
     runs = {row["scan"]: row for table in tables for row in table.to_dict("records")}
     records = scans.to_dict("records")
     for record, asked in zip(records, prepared, strict=True):
@@ -103,7 +101,7 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
             done = runs.get(record["scan"])
             if done is None:
                 raise ValueError(f"{runs_folder}: no row for a run of the batch; re-run preprocess for its participant")
-            record |= {key: done[key] for key in ("bold", "mask", "confounds", "tr_s", "num_volumes", "outcome")}
+            record |= files_of(done, record) | {key: done[key] for key in ("tr_s", "num_volumes", "outcome")}
     return type(scans)(records, columns=scans.columns)
 
 

@@ -6,19 +6,21 @@ import argparse
 import dataclasses
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcm.bids import derivative_path, description, metadata
+from lcm.bids import derivative_path, metadata
 from lcm.config import Preprocess
+from lcm.imaging.header import read_header
+from lcm.imaging.preprocessed import runs_table, write_runs
 from lcm.imaging.registration import load_template
 from lcm.imaging.run_image import RunImage
+from lcm.imaging.scratch import work_folder
 from lcm.imaging.slice_timing import SliceTimes, read_slice_times
+from lcm.imaging.stored_volumes import read_mask
 from lcm.imaging.templates import resolve_template, space_name, template_origin
 from lcm.imaging.workflow import Run, execute
-from lcm.provenance import code_hash
-from lcm.tables import OK, RUNS, SCANS, excluded, failed, read_tsv, relative_path, write_atomically, write_tsv
+from lcm.tables import OK, RUNS, SCANS, excluded, failed, read_tsv, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +34,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="name of the dataset in config.yaml")
     parser.add_argument("--participant", required=True, help="participant_id, e.g. sub-01")
     parser.add_argument(
-        "--output", type=Path, required=True, help="runs table, results/preprocess/<dataset>/sub-X_runs.tsv"
+        "--output",
+        type=Path,
+        required=True,
+        help="the participant's folder, results/preprocess/<dataset>/<participant>",
+    )
+    parser.add_argument(
+        "--scratch", type=Path, help="folder for work files, best on a disk of the node; default: TMPDIR"
     )
     parser.add_argument("--threads", type=int, default=1, help="processor cores it may use")
     parser.add_argument("--mem-mb", type=int, default=4000, help="memory it may use, for fMRIPrep's own limit")
@@ -40,27 +48,42 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Preprocess the runs of one participant; the runs table is written last."""
-    scans = read_tsv(options.scans, SCANS)
-    mine = scans[(scans["dataset"] == options.dataset) & (scans["participant_id"] == options.participant)]
+    mine = read_tsv(options.scans, SCANS, {"dataset": options.dataset, "participant_id": options.participant})
     if mine.empty:
         raise ValueError(f"{options.scans}: no scan of {options.participant} in dataset {options.dataset}")
-    write_tsv(_runs(mine, options), options.output, RUNS)
+    _begin(options.output, options.participant)
+    write_runs(_runs(mine, options), options.output)
+
+
+def _begin(folder: Path, participant: str) -> None:
+    """Make the folder; what an earlier run left in it must not look done.
+
+    Raises ValueError for a folder with another name, or one that others share.
+    """
+    if folder.name != participant:
+        raise ValueError(f"--output {folder}: the folder must have the participant's name, {participant}")
+    if folder.is_symlink() or any(path.is_symlink() for path in folder.glob("*")):
+        raise ValueError(f"--output {folder}: links into a cache that others share; remove it, then run again")
+    folder.mkdir(parents=True, exist_ok=True)
+    runs_table(folder.parent, participant).unlink(missing_ok=True)
 
 
 def _runs(scans: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
     """The participant's runs table, by the road of its dataset's input and of the backend."""
-    settings, output = options.settings, options.output.parent
+    settings, dataset = options.settings, options.output.parent
     if scans["input"].iloc[0] in ("hcp", "ukb"):
         from lcm.imaging.ingest import METHODS as INGESTED
         from lcm.imaging.ingest import ingest
 
         options.methods = INGESTED
-        return ingest(scans, settings, output, threads=options.threads)
+        return ingest(scans, settings, dataset, threads=options.threads)
     if settings.backend == "fmriprep":
         from lcm.imaging.fmriprep import run_fmriprep
 
-        return run_fmriprep(scans, settings, output, threads=options.threads, mem_mb=options.mem_mb)
-    return preprocess(scans, settings, output, threads=options.threads)
+        return run_fmriprep(
+            scans, settings, options.output, options.scratch, threads=options.threads, mem_mb=options.mem_mb
+        )
+    return preprocess(scans, settings, dataset, options.scratch, threads=options.threads)
 
 
 def methods(settings: Preprocess) -> str:
@@ -95,10 +118,13 @@ def _slice_timing_methods(settings: Preprocess) -> str:
     )
 
 
-def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threads: int = 1) -> pd.DataFrame:
-    """The runs table of one participant's rows of the scans table; images, confounds and figures go below `output`.
+def preprocess(
+    scans: pd.DataFrame, settings: Preprocess, output: Path, scratch: Path | None = None, *, threads: int = 1
+) -> pd.DataFrame:
+    """The runs table of one participant's rows of the scans table; files go to the participant's folder below `output`.
 
-    A run that cannot be processed gets its reason as outcome and the others go on. Rows that were not ok stay as they are.
+    Work files go to `scratch` (TMPDIR where None) and are gone at the end. A run that cannot be processed gets its reason as
+    outcome and the others go on. Rows that were not ok stay as they are.
     Raises ValueError when the template is missing. `threads` changes the time it takes and nothing else.
     """
     import pandas as pd
@@ -106,7 +132,6 @@ def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threa
     settings = settings.model_copy(update={"template": resolve_template(settings)})
     load_template(settings.template, settings.resolution_mm)
     log.info("the template is %s", template_origin(settings.template))
-    _describe_dataset(output, scans["dataset"].iloc[0])
     records = [{str(name): value for name, value in scan.items()} for scan in scans.to_dict("records")]
     rows = [_row(scan, settings) for scan in records]
     waiting = {}
@@ -117,8 +142,9 @@ def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threa
                 waiting[row["scan"]] = found
             else:
                 row["outcome"] = found
-    working = output.resolve() / f".nipype_{scans['participant_id'].iloc[0]}"
-    quality = _execute(list(waiting.values()), settings, working, threads) if waiting else {}
+    place = output / str(scans["participant_id"].iloc[0])
+    with work_folder(scratch, "lcm-preprocess", place) as working:
+        quality = _execute(list(waiting.values()), settings, working, threads) if waiting else {}
     for row in rows:
         if row["scan"] in waiting:
             run = waiting[row["scan"]]
@@ -128,17 +154,7 @@ def preprocess(scans: pd.DataFrame, settings: Preprocess, output: Path, *, threa
                 row |= {"bold": run.bold_out, "mask": run.mask_out, "confounds": run.confounds_out}
         if row["outcome"] != OK:
             log.warning("%s: %s", row["scan"], row["outcome"])
-    frame = pd.DataFrame(rows, columns=list(RUNS.columns))
-    for name in ("bold", "mask", "confounds"):
-        frame[name] = frame[name].map(relative_path, na_action="ignore")
-    return frame
-
-
-def _describe_dataset(output: Path, dataset: str) -> None:
-    # Every participant's job writes the same bytes and renames them into place, so a race has no loser.
-    with write_atomically(output / "dataset_description.json") as temporary:
-        text = description(f"{dataset}: preprocessed BOLD", code_hash("preprocess"))
-        temporary.write_text(text, encoding="utf-8")
+    return pd.DataFrame(rows, columns=list(RUNS.columns))
 
 
 def _row(scan: dict[str, Any], settings: Preprocess) -> dict[str, Any]:
@@ -182,25 +198,39 @@ def _run(scan: dict[str, Any], settings: Preprocess, output: Path, timing: Slice
         bold_out=derived("bold.nii.gz", space=space, desc="preproc"),
         mask_out=derived("mask.nii.gz", space=space, desc="brain"),
         confounds_out=derived("timeseries.tsv", desc="confounds"),
-        figure_out=str(root / "figures" / f"{scan['scan']}_desc-registration.png"),
+        figure_out=str(root / scan["participant_id"] / "figures" / f"{scan['scan']}_desc-registration.png"),
     )
 
 
 def _execute(runs: list[Run], settings: Preprocess, working: Path, threads: int) -> dict[str, dict[str, Any]]:
-    """Outcome and QC numbers of each run. The working folder is gone afterwards, nipype's crash files with it."""
-    # It is named after the participant, so that what a killed job left is cleared here and never piles up.
-    shutil.rmtree(working, ignore_errors=True)
-    working.mkdir(parents=True)
-    try:
-        results = execute(runs, settings.model_dump_json(), working, threads)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
+    """Outcome and QC numbers of each run, whose files were read back."""
+    results = execute(runs, settings.model_dump_json(), working, threads)
     found = {}
-    for scan, result in results.items():
-        numbers = dataclasses.asdict(result)
+    for run in runs:
+        numbers = dataclasses.asdict(results[run.scan])
         error = numbers.pop("error")
-        found[scan] = numbers | {"outcome": OK if error is None else failed(error)}
+        if error is None:
+            _check_written(run)
+        found[run.scan] = numbers | {"outcome": OK if error is None else failed(error)}
     return found
+
+
+def _check_written(run: Run) -> None:
+    """Raises OSError where a run's files on disk are not what was computed: a fault of the disk and not of the run."""
+    import nibabel as nib
+
+    try:
+        header = read_header(Path(run.bold_out))
+        mask = read_mask(Path(run.mask_out), header.shape[:3], nib.Nifti1Image.from_filename(run.bold_out).affine)
+        num_rows = len(Path(run.confounds_out).read_text(encoding="utf-8").splitlines()) - 1
+        if not mask.any() or num_rows != header.num_volumes or not Path(run.figure_out).is_file():
+            raise ValueError(
+                f"{num_rows} rows of confounds for {header.num_volumes} volumes, or an empty mask, or no figure"
+            )
+    except ValueError as error:
+        raise OSError(
+            f"{run.bold_out}: what was written reads back wrong ({error}); check the disk and run again"
+        ) from None
 
 
 def _write_sidecar(run: Run, slice_timing: str, settings: Preprocess) -> None:

@@ -112,7 +112,7 @@ def write_anatomy(
     """Write `<stem>_space-<template>_desc-preproc_T1w`, `_desc-brain_mask` and `_dseg` (.nii.gz) on the template's grid.
 
     `head` is the bias-corrected T1w with its skull, `in_template` its brain mask, already on that grid; `source` the raw
-    file's name for the sidecars.
+    file's name for the sidecar, which the T1w alone has: what a brain mask and a segmentation are their names say.
     """
     import ants
 
@@ -121,27 +121,27 @@ def write_anatomy(
     labels = np.where(np.sum(probabilities, axis=0) > 0, labels, 0).astype(np.float32)
     warped = ants.apply_transforms(grid, head, transforms, interpolator="linear").numpy()
     tissue = ants.apply_transforms(grid, head.new_image_like(labels), transforms, interpolator="genericLabel").numpy()
-    outputs: dict[str, tuple[NDArray, dict[str, object]]] = {
-        "desc-preproc_T1w": (warped.astype(np.float32), {"SkullStripped": False}),
-        "desc-brain_mask": (in_template.astype(np.uint8), {"Type": "Brain"}),
-        "dseg": ((np.rint(tissue) * in_template).astype(np.uint8), {"Manual": False}),
+    outputs = {
+        "desc-preproc_T1w": warped.astype(np.float32),
+        "desc-brain_mask": in_template.astype(np.uint8),
+        "dseg": (np.rint(tissue) * in_template).astype(np.uint8),
     }
-    for ending, (values, about) in outputs.items():
-        path = Path(f"{stem}_space-{template.name}_{ending}")
-        _write(values, template.affine, path, about | {"Sources": [f"bids:raw:{source}"]})
+    for ending, values in outputs.items():
+        _write(values, template.affine, Path(f"{stem}_space-{template.name}_{ending}.nii.gz"))
+    about = {"SkullStripped": False, "Sources": [f"bids:raw:{source}"]}
+    with write_atomically(Path(f"{stem}_space-{template.name}_desc-preproc_T1w.json")) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
-def _write(values: NDArray, affine: NDArray[np.float64], stem: Path, about: dict[str, object]) -> None:
+def _write(values: NDArray, affine: NDArray[np.float64], path: Path) -> None:
     import nibabel as nib
 
     image = nib.Nifti1Image(values, affine)
     image.header.set_sform(affine, code="mni")
     image.header.set_qform(affine, code="mni")
     image.header.set_xyzt_units("mm")
-    with write_atomically(stem.with_name(f"{stem.name}.nii.gz")) as temporary:
+    with write_atomically(path) as temporary:
         nib.save(image, temporary)
-    with write_atomically(stem.with_name(f"{stem.name}.json")) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def tissue_masks(mask: NDArray[np.bool_], affine: NDArray[np.float64]) -> dict[str, NDArray[np.bool_]]:

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lcm.imaging.machine_faults import refuse_machine_fault
 from lcm.imaging.slice_timing import SliceTimes
 from lcm.imaging.tissues import anatomy_stem
 
@@ -266,7 +267,7 @@ def participant_workflow(runs: list[Run], settings: str, folder: Path, threads: 
     anatomies: dict[str, Node] = {}
     for t1w, name in _anatomy_names(runs).items():
         outputs, run = ["brain", "transforms", "dice", "tissues"], next(run for run in runs if run.t1w == t1w)
-        stem = anatomy_stem(t1w, run.scan, Path(run.figure_out).parents[1])
+        stem = anatomy_stem(t1w, run.scan, Path(run.figure_out).parents[2])
         anatomies[t1w] = _node(prepare_anatomy, name, outputs, t1w=t1w, stem=stem, settings=settings)
     for number, run in enumerate(runs):
         _add_run(graph, run, f"run{number}", settings, anatomies.get(run.t1w or ""), threads)
@@ -281,6 +282,7 @@ def _anatomy_names(runs: list[Run]) -> dict[str, str]:
 def execute(runs: list[Run], settings: str, folder: Path, threads: int) -> dict[str, Result]:
     """Run the graph below `folder`; the result of every scan. A node that fails stops the nodes behind it only.
 
+    Raises OSError where it failed through the machine, such as a full disk.
     Nodes run one after another. `threads` work on the volumes of a run; what they give does not depend on their number.
     """
     from threadpoolctl import threadpool_limits
@@ -307,6 +309,8 @@ def execute(runs: list[Run], settings: str, folder: Path, threads: int) -> dict[
         # The first node's error, raised again once all others have run; a run's outcome tells it. Any other error is ours.
         if not errors:
             raise
+    for reason in errors.values():
+        refuse_machine_fault(reason)
     for t1w, name in _anatomy_names(runs).items():
         if name in outputs:
             log.info("%s: Dice of its brain with the template %.3f", Path(t1w).name, outputs[name].dice)  # type: ignore[attr-defined]

@@ -334,6 +334,6 @@ def test_four_volumes_are_excluded_before_anything_is_registered(tmp_path: Path)
     }  # fmt: skip
     write_tsv(pd.DataFrame([row]), tmp_path / "scans.tsv", SCANS)
     flags = ["--scans", str(tmp_path / "scans.tsv"), "--dataset", "D", "--participant", "sub-1"]
-    output = tmp_path / "out/sub-1_runs.tsv"
+    output = tmp_path / "out/sub-1"
     assert main(["preprocess", *flags, "--output", str(output), "--settings", '{"template": "nilearn"}']) == 0
-    assert read_tsv(output, RUNS)["outcome"].to_list() == ["excluded: 4 volumes, fewer than 20"]
+    assert read_tsv(output / "sub-1_runs.tsv", RUNS)["outcome"].to_list() == ["excluded: 4 volumes, fewer than 20"]

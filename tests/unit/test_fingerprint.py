@@ -17,6 +17,7 @@ from lcm.config import Preprocess, Task
 from lcm.evaluation.fold_answers import Asked, ask_fold
 from lcm.fingerprint import Fingerprint
 from lcm.imaging.connectivity import write_reference
+from lcm.imaging.preprocessed import write_runs
 from lcm.tables import RUNS, SCANS, read_arrow, write_arrow, write_tsv
 from lcm.training.data import read_cohort, tables_of
 from tests.asking import scores_of
@@ -37,9 +38,9 @@ class Batch:
         write_tsv(pd.DataFrame([dict.fromkeys(SCANS.columns) | row]), self.folder / "scans.tsv", SCANS)
         if preprocess is not None:
             runs = dict.fromkeys(RUNS.columns) | scan | {"template": "MNI152NLin2009aSym"}
-            write_tsv(pd.DataFrame([runs]), self.folder / "sub-1_runs.tsv", RUNS)
+            write_runs(pd.DataFrame([runs]), self.folder / "sub-1")
             settings = Preprocess.model_validate(preprocess).model_dump(mode="json")
-            (self.folder / "sub-1_runs.json").write_text(json.dumps({"settings": settings}))
+            (self.folder / "sub-1" / "record.json").write_text(json.dumps({"settings": settings}))
 
     def connectomes(self, *stages: str, **settings: dict[str, Any]) -> Fingerprint:
         """The fingerprint after some of parcellate, denoise and correlate."""

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from lcm.config import Fmriprep, Preprocess
 from lcm.imaging.fmriprep import methods, run_fmriprep
-from lcm.tables import RUNS, SCANS, read_tsv, write_tsv
+from lcm.imaging.preprocessed import read_runs, write_runs
+from lcm.tables import SCANS, write_tsv
 from tests.apptainer_stub import Stub
 from tests.conftest import REPOSITORY
 
@@ -33,7 +34,8 @@ class Study:
     """A raw dataset of one participant with two runs, a stub on PATH, a licence and a scratch folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.output = root, root / "results" / "preprocess" / "LAB"
+        self.root, self.output = root, root / "results" / "preprocess" / "LAB" / "sub-01"
+        self.made = root / "results" / "preprocess" / "LAB.fmriprep" / "sub-01"
         self.stub = Stub(root / "bin")
         self.scratch = root / "scratch"
         self.scratch.mkdir()
@@ -57,14 +59,17 @@ class Study:
         }  # fmt: skip
 
     def settings(self, **more: object) -> Preprocess:
-        own = {"image": IMAGE, "licence": "licence.txt", "scratch": "scratch"}
+        own = {"image": IMAGE, "licence": "licence.txt"}
         own |= {name: more.pop(name) for name in tuple(more) if name in Fmriprep.model_fields}
         return Preprocess(backend="fmriprep", template="auto", resolution_mm=2.0, fmriprep=Fmriprep(**own), **more)
 
     def run(self, settings: Preprocess | None = None) -> pd.DataFrame:
-        frame = run_fmriprep(self.scans, settings or self.settings(), self.output, threads=4, mem_mb=16000)
-        write_tsv(frame, self.output / "sub-01_runs.tsv", RUNS)
-        return read_tsv(self.output / "sub-01_runs.tsv", RUNS).set_index("scan")
+        settings = settings or self.settings()
+        # Snakemake deletes the folder before a job.
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.output.mkdir(parents=True)
+        write_runs(run_fmriprep(self.scans, settings, self.output, self.scratch, threads=4, mem_mb=16000), self.output)
+        return read_runs(self.output.parent, "sub-01").set_index("scan")
 
     def work(self) -> list[Path]:
         return sorted(self.scratch.glob("lcm-fmriprep-LAB-sub-01-*"))
@@ -96,7 +101,7 @@ def test_the_command_line_is_exactly_this(study: Study):
         [
             "run", "--cleanenv", "--containall", "--workdir", work,
             "--bind", f"{study.root}/bids:/data:ro",
-            "--bind", f"{study.root}/results/preprocess/LAB:/out",
+            "--bind", f"{study.root}/results/preprocess/LAB.fmriprep:/out",
             "--bind", f"{work}:/work",
             "--bind", f"{study.root}/licence.txt:/licence.txt:ro",
             "--env", "TEMPLATEFLOW_HOME=" + "/".join(("", "home", "fmriprep", ".cache", "templateflow")),
@@ -163,7 +168,6 @@ def test_without_a_container_engine_the_error_says_what_to_install(study: Study,
     ("changed", "message"),
     [
         ({"licence": "nowhere.txt"}, r"preprocess\.fmriprep\.licence: no such file"),
-        ({"scratch": "nowhere"}, r"preprocess\.fmriprep\.scratch: no such folder"),
         ({"resolution_mm": 3.0}, r"preprocess\.resolution_mm is 3; fMRIPrep writes .* at 1 or 2 mm"),
         ({"template": "nilearn"}, r"preprocess\.template is nilearn, which fMRIPrep does not know"),
     ],
@@ -190,7 +194,8 @@ def test_no_scratch_means_tmpdir(study: Study, monkeypatch: pytest.MonkeyPatch):
     other.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", str(other))
-    study.run(study.settings(scratch=None))
+    study.scratch = None
+    study.run()
     (call,) = study.stub.calls
     assert Path(_bound(call)["/work"]).parent == other
 
@@ -300,7 +305,7 @@ def test_a_run_without_outputs_fails_alone(study: Study):
 
 def test_another_resolution_is_not_taken_for_the_one_asked(study: Study):
     study.run()
-    for path in (study.output / "sub-01").rglob("*_res-2_*"):
+    for path in study.made.rglob("*_res-2_*"):
         path.rename(path.with_name(path.name.replace("_res-2_", "_res-1_")))
     study.stub.behave(**{"01": "crash"})
     assert study.run()["outcome"].str.startswith(f"failed: no preprocessed BOLD in {SPACE} at res-2").all()
@@ -328,7 +333,7 @@ def test_valid_outputs_stand_although_fmriprep_ended_with_an_error(study: Study,
 @pytest.mark.parametrize(("old", "new"), [("confounds_timeseries", "confounds_regressors"), ("_res-2_", "_res-02_")])
 def test_the_names_of_other_releases_are_known(study: Study, old: str, new: str):
     study.run()
-    for path in (study.output / "sub-01").rglob(f"*{old}*"):
+    for path in study.made.rglob(f"*{old}*"):
         path.rename(path.with_name(path.name.replace(old, new)))
     assert list(study.run()["outcome"]) == ["ok", "ok"]
     assert len(study.stub.calls) == 1
@@ -339,7 +344,7 @@ def test_the_names_of_other_releases_are_known(study: Study, old: str, new: str)
 )
 def test_a_file_cut_short_is_refused(study: Study, suffix: str, reason: str):
     study.run()
-    for path in (study.output / "sub-01").rglob(f"*{suffix}"):
+    for path in study.made.rglob(f"*{suffix}"):
         path.write_bytes(path.read_bytes()[:40])
     study.stub.behave(**{"01": "crash"})
     assert study.run()["outcome"].str.startswith(f"failed: {reason}").all()
@@ -347,7 +352,7 @@ def test_a_file_cut_short_is_refused(study: Study, suffix: str, reason: str):
 
 def test_valid_outputs_of_the_same_inputs_and_settings_are_not_made_again(study: Study):
     first = study.run()
-    assert study.run(study.settings(scratch=str(study.scratch))).equals(first)
+    assert study.run().equals(first)
     assert len(study.stub.calls) == 1
     assert study.work() == []
 
@@ -379,7 +384,8 @@ def test_the_container_and_its_children_end_with_the_job(study: Study, number: s
     study.stub.behave(**{"01": "hang"})
     write_tsv(study.scans[list(SCANS.columns)], study.root / "scans.tsv", SCANS)
     flags = ["--scans", "scans.tsv", "--dataset", "LAB", "--participant", "sub-01"]
-    flags += ["--output", "results/preprocess/LAB/sub-01_runs.tsv", "--settings", study.settings().model_dump_json()]
+    flags += ["--output", "results/preprocess/LAB/sub-01", "--scratch", "scratch"]
+    flags += ["--settings", study.settings().model_dump_json()]
     job = subprocess.Popen(
         [sys.executable, "-m", "lcm", "preprocess", *flags],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},

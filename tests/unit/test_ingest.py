@@ -210,7 +210,7 @@ def test_an_hcp_run_gets_fmripreps_confounds_and_stays_where_it_is(hcp_rows):
     inside = np.asarray(mask.dataobj) > 0
     np.testing.assert_allclose(table["global_signal"], bold.get_fdata()[inside].mean(axis=0), rtol=1e-5)
     assert row["dice_template"] > 0.9
-    assert (folder / "out/figures/sub-100307_task-rest_dir-LR_run-1_desc-registration.png").is_file()
+    assert (folder / "out/sub-100307/figures/sub-100307_task-rest_dir-LR_run-1_desc-registration.png").is_file()
 
 
 def test_where_an_hcp_run_has_no_signal_its_mask_has_none_either(hcp_rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import weakref
@@ -21,6 +22,7 @@ from lcm.config import Parcellate
 from lcm.imaging import parcellate as stage
 from lcm.imaging.header import ImageError
 from lcm.imaging.parcellate import parcellate, with_preprocessed
+from lcm.imaging.preprocessed import write_runs
 from lcm.tables import RUNS, SCANS, read_arrow, read_tsv, write_arrow, write_tsv
 
 AFFINE = np.array([[-4.0, 0, 0, 90], [0, 4, 0, -126], [0, 0, 4, -72], [0, 0, 0, 1]])
@@ -152,8 +154,11 @@ def test_images_deleted_after_preprocess_fail_their_scan_with_a_reason(run, tmp_
     scan = {"dataset": "D", "participant_id": "sub-1", "scan": "sub-1_task-rest", "outcome": "ok"}
     row = scan | {"batch": "0", "input": "bids", "fingerprint": "f", "bold": str(gone)}
     write_tsv(pd.DataFrame([dict.fromkeys(SCANS.columns) | row]), tmp_path / "scans.tsv", SCANS)
-    done = scan | {"bold": str(gone), "mask": str(mask), "confounds": "c", "tr_s": 2.0, "num_volumes": 12}
-    write_tsv(pd.DataFrame([dict.fromkeys(RUNS.columns) | done]), runs / "sub-1_runs.tsv", RUNS)
+    (runs / "sub-1").mkdir(parents=True)
+    shutil.copy(mask, runs / "sub-1")
+    made = {name: str(runs / "sub-1" / name) for name in ("gone_bold.nii.gz", Path(mask).name, "c")}
+    done = scan | dict(zip(("bold", "mask", "confounds"), made.values(), strict=True))
+    write_runs(pd.DataFrame([dict.fromkeys(RUNS.columns) | done | {"tr_s": 2.0, "num_volumes": 12}]), runs / "sub-1")
     flags = ["--scans", str(tmp_path / "scans.tsv"), "--runs", str(runs), "--output", str(tmp_path / "x.arrow")]
     assert main(["parcellate", *flags]) == 0
     assert read_arrow(tmp_path / "x.arrow")["outcome"].to_pylist() == [
@@ -282,10 +287,15 @@ def test_a_batch_holds_one_scans_series_at_a_time(batch, monkeypatch):
 
 
 def test_only_fmriprep_images_are_read_where_index_found_them(tmp_path):
-    made = {"bold": "made_bold", "mask": "made_mask", "confounds": "made", "tr_s": 2.0, "num_volumes": 9}
-    for kind, expected in (("bids", "made_bold"), ("hcp", "made_bold"), ("ukb", "made_bold"), ("derivatives", "found")):
+    folder = tmp_path / "sub-1"
+    made = {name: str(folder / f"made_{name}") for name in ("bold", "mask", "confounds")}
+    made |= {"tr_s": 2.0, "num_volumes": 9}
+    kinds = {"bids": made["bold"], "hcp": "found", "ukb": made["bold"], "derivatives": "found"}
+    for kind, expected in kinds.items():
+        # An HCP image is taken as it came, and the index knows where it is.
+        written = made | ({"bold": "/somewhere/else"} if kind == "hcp" else {})
         scan = {"dataset": "D", "participant_id": "sub-1", "scan": "sub-1_task-rest", "outcome": "ok"}
-        write_tsv(pd.DataFrame([dict.fromkeys(RUNS.columns) | scan | made]), tmp_path / "sub-1_runs.tsv", RUNS)
+        write_runs(pd.DataFrame([dict.fromkeys(RUNS.columns) | scan | written]), folder)
         scans = pd.DataFrame([dict.fromkeys(SCANS.columns) | scan | {"input": kind, "bold": "found"}])
         assert with_preprocessed(scans, tmp_path)["bold"].to_list() == [expected], kind
 

@@ -66,7 +66,7 @@ def test_a_participant_brings_each_image_once_and_none_of_a_refused_run(plan: Pl
 
 def test_only_people_with_a_usable_raw_run_are_preprocessed(plan: Plan):
     found = plan.preprocessed(SimpleNamespace(dataset="HCPA", batch="0"))
-    assert found == ["results/preprocess/HCPA/sub-1_runs.tsv"]
+    assert found == ["results/preprocess/HCPA/sub-1"]
     assert plan.preprocessed(SimpleNamespace(dataset="ADNI", batch="1")) == []
 
 
@@ -213,7 +213,7 @@ def test_a_model_starts_from_its_own_weights_another_models_or_a_folder(tmp_path
         ({"pretrain": {"init_from": "weights/x"}}, "model lcm: no bundle in weights/x"),
         ({"size": "huge"}, "architecture 'lcm' has no size 'huge'; it has: tiny, small, mid, big"),
         ({"finetune": {"trunks": "freeze"}}, "models.lcm.finetune.trunks: Extra inputs are not permitted"),
-        ({"pretrain": {"devices": 2}}, "parallel is none and there are 2 devices"),
+        ({"pretrain": {"devices": 2}}, "models.lcm.pretrain.devices: Extra inputs are not permitted"),
         ({"pretrain": {"na_levels": ["iq"]}}, "na_levels has ['iq'], which no target is"),
         ({"finetune": {"combat": {}}}, "models.lcm: pretrain.combat and finetune.combat differ"),
         ({"architecture": "ridge", "size": {}}, "model lcm: ridge has no weights to start from"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import logging
@@ -15,12 +16,15 @@ import pytest
 
 from lcm.__main__ import main
 from lcm.config import Preprocess
+from lcm.imaging.machine_faults import refuse_machine_fault
 from lcm.imaging.motion import framewise_displacement
-from lcm.imaging.preprocess import methods
+from lcm.imaging.preprocess import _check_written, methods
+from lcm.imaging.preprocessed import read_runs
 from lcm.imaging.registration import load_template
 from lcm.imaging.run_image import RunImage, open_run_writer
-from lcm.imaging.workflow import _reason
-from lcm.tables import RUNS, SCANS, read_tsv, write_tsv
+from lcm.imaging.scratch import work_folder
+from lcm.imaging.workflow import Run, _reason
+from lcm.tables import SCANS, read_tsv, write_tsv
 from tests.moving_head import TR_S, head, move, moving_run, planted_motion, save
 
 SETTINGS = Preprocess(template="nilearn", registration_mm=4.0, resolution_mm=4.0)
@@ -81,9 +85,12 @@ BAD_AND_GOOD = ("good", "short", "flat", "nan", "empty", "cut")
 
 def _preprocess(scans: Path, output: Path, settings: Preprocess = SETTINGS, threads: int = 1) -> pd.DataFrame:
     flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-01"]
-    flags += ["--output", str(output / "sub-01_runs.tsv"), "--threads", str(threads)]
+    scratch = output.parent / "scratch"
+    scratch.mkdir(exist_ok=True)
+    flags += ["--output", str(output / "sub-01"), "--threads", str(threads), "--scratch", str(scratch)]
     assert main(["preprocess", *flags, "--settings", settings.model_dump_json()]) == 0
-    return read_tsv(output / "sub-01_runs.tsv", RUNS).set_index("scan")
+    assert list(scratch.iterdir()) == []
+    return read_runs(output, "sub-01").set_index("scan")
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +149,11 @@ def test_a_refused_row_keeps_the_outcome_it_came_with(done):
 
 def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
     files = {str(path.relative_to(done[0])) for path in done[0].rglob("*") if path.is_file()}
-    files -= {name for name in files if name.endswith("record.json")}
-    assert {name for name in files if not name.startswith("sub-01/")} == {
-        "dataset_description.json",
-        "sub-01_runs.json",
-        "sub-01_runs.tsv",
-        "figures/sub-01_task-good_desc-registration.png",
-        "figures/sub-01_task-late_desc-registration.png",
+    assert {name for name in files if not name.startswith(("sub-01/func/", "sub-01/anat/"))} == {
+        "sub-01/record.json",
+        "sub-01/sub-01_runs.tsv",
+        "sub-01/figures/sub-01_task-good_desc-registration.png",
+        "sub-01/figures/sub-01_task-late_desc-registration.png",
     }
     stems = [f"sub-01/func/sub-01_task-{name}" for name in ("good", "late")]
     assert {name for name in files if name.startswith("sub-01/func/")} == {
@@ -164,13 +169,9 @@ def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
     }
     anatomy = {name for name in files if name.startswith("sub-01/anat/")}
     assert anatomy == {
-        f"sub-01/anat/sub-01_space-{SPACE}_{kind}.{extension}"
-        for kind in ("desc-preproc_T1w", "desc-brain_mask", "dseg")
-        for extension in ("nii.gz", "json")
+        f"sub-01/anat/sub-01_space-{SPACE}_{kind}"
+        for kind in ("desc-preproc_T1w.nii.gz", "desc-preproc_T1w.json", "desc-brain_mask.nii.gz", "dseg.nii.gz")
     }
-    description = json.loads((done[0] / "dataset_description.json").read_text())
-    assert description["DatasetType"] == "derivative"
-    assert description["GeneratedBy"][0]["Name"] == "lcm"
 
 
 def test_bold_lies_on_the_template_with_its_repetition_time(done):
@@ -240,9 +241,63 @@ def test_a_broken_t1w_fails_its_runs_and_not_those_without_it(tmp_path):
 def test_an_unknown_participant_is_named(done, tmp_path, caplog):
     scans = done[0].parent / "scans.tsv"
     flags = ["--scans", str(scans), "--dataset", "Phantom", "--participant", "sub-99"]
-    flags += ["--output", str(tmp_path / "sub-99_runs.tsv")]
+    flags += ["--output", str(tmp_path / "sub-99")]
     assert main(["preprocess", *flags]) == 1
     assert "no scan of sub-99 in dataset Phantom" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("link", "message"),
+    [
+        ("sub-01", "links into a cache"),
+        ("sub-01/func", "links into a cache"),
+        ("other", "must have the participant's name"),
+    ],
+)
+def test_a_folder_that_is_shared_or_of_another_name_is_left_alone(done, tmp_path, caplog, link, message):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(tmp_path / "shared")
+    flags = ["--scans", str(done[0].parent / "scans.tsv"), "--dataset", "Phantom", "--participant", "sub-01"]
+    assert main(["preprocess", *flags, "--output", str(tmp_path / Path(link).parts[0])]) == 1
+    assert message in caplog.text
+    assert list((tmp_path / "shared").iterdir()) == []
+
+
+def test_a_run_whose_files_read_back_wrong_is_a_fault_of_the_disk(done, tmp_path):
+    row = done[1].loc["sub-01_task-good"]
+    figure = Path(row["bold"]).parents[1] / "figures" / "sub-01_task-good_desc-registration.png"
+    places = {"mask_out": row["mask"], "confounds_out": row["confounds"], "figure_out": str(figure)}
+    run = Run("s", "", None, TR_S, "", row["bold"], **places)
+    _check_written(run)
+    lines = Path(row["confounds"]).read_text().splitlines()
+    (tmp_path / "short.tsv").write_text("\n".join(lines[:-1]))
+    (tmp_path / "cut.nii.gz").write_bytes(Path(row["bold"]).read_bytes()[:-1000])
+    changes = [{"confounds_out": str(tmp_path / "short.tsv")}, {"bold_out": str(tmp_path / "cut.nii.gz")}]
+    changes += [{"mask_out": row["confounds"]}, {"figure_out": str(tmp_path / "none.png")}]
+    for change in changes:
+        with pytest.raises(OSError, match="reads back wrong"):
+            _check_written(dataclasses.replace(run, **change))
+
+
+def test_the_work_folder_is_private_and_what_a_killed_job_left_is_cleared(tmp_path):
+    output = tmp_path / "results/preprocess/LAB/sub-01"
+    with work_folder(tmp_path, "lcm-preprocess", output) as folder:
+        assert folder.stat().st_mode & 0o777 == 0o700
+        name = folder.name
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "left").touch()
+    with work_folder(tmp_path, "lcm-preprocess", output) as again:
+        assert again.name == name
+        assert list(again.iterdir()) == []
+    with work_folder(tmp_path, "lcm-preprocess", output.with_name("sub-02")) as other:
+        assert other.name != name
+    with (
+        pytest.raises(ValueError, match="--scratch: no such folder"),
+        work_folder(tmp_path / "no", "lcm-preprocess", output),
+    ):
+        pass
 
 
 def test_written_runs_read_back_within_half_a_step_and_clip_beyond_the_limit(tmp_path):
@@ -272,7 +327,7 @@ def test_methods_name_the_template_that_auto_took(tmp_path, monkeypatch):
     assert "MNI152NLin6Asym of TemplateFlow" in methods(Preprocess(template="MNI152NLin6Asym"))
 
 
-def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sidecar(tmp_path, monkeypatch):
+def test_an_annexed_image_keeps_its_sidecar_and_the_folder_of_the_dataset_holds_people_alone(tmp_path, monkeypatch):
     _, bold, affine = head(6.0)
     store = tmp_path / ".git" / "annex"
     store.mkdir(parents=True)
@@ -283,17 +338,28 @@ def test_what_a_killed_job_left_is_cleared_and_an_annexed_image_keeps_its_sideca
     (func / "sub-01_task-rest_bold.json").write_text(json.dumps({"RepetitionTime": TR_S, "TaskName": "resting"}))
     row = _scan_row(tmp_path, "sub-01_task-rest", "sub-01/func/sub-01_task-rest_bold.nii.gz", None)
     write_tsv(pd.DataFrame([row])[list(SCANS.columns)], tmp_path / "scans.tsv", SCANS)
-    stale = tmp_path / "out" / ".nipype_sub-01" / "graph"
-    stale.mkdir(parents=True)
     monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
     settings = SETTINGS.model_copy(update={"template": "auto", "normalization": "Affine"})
     done = _preprocess(tmp_path / "scans.tsv", tmp_path / "out", settings).loc["sub-01_task-rest"]
     assert json.loads(Path(done["bold"].replace(".nii.gz", ".json")).read_text())["TaskName"] == "resting"
     assert done["template"] == SPACE
-    assert not list((tmp_path / "out").glob(".*"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sub-01"]
 
 
 def test_a_nodes_error_names_no_path():
     trace = "Traceback\nFileNotFoundError: No such file or no access: '/data/sub-01/anat/sub-01_T1w.nii.gz'\n"
     node = SimpleNamespace(name="anatomy0", result=SimpleNamespace(runtime=SimpleNamespace(traceback=trace)))
     assert _reason(node) == "anatomy: FileNotFoundError: No such file or no access: (path)"
+
+
+@pytest.mark.parametrize(
+    "said", ["resample: OSError: [Errno 28] cannot be written: the disk is full", "motion: MemoryError"]
+)
+def test_a_fault_of_the_machine_never_becomes_the_outcome_of_a_run(said: str):
+    with pytest.raises(OSError, match="and run again"):
+        refuse_machine_fault(said)
+
+
+def test_a_fault_of_the_image_does():
+    refuse_machine_fault("motion: OSError: [Errno 2] No such file or directory")
+    refuse_machine_fault("register: the image has 28 slices")

@@ -26,6 +26,7 @@ from lcm.evaluation.quality import censoring_limit, inspect
 from lcm.evaluation.report import main
 from lcm.evaluation.study import read_evaluated
 from lcm.evaluation.table_one import VOCABULARY
+from lcm.imaging.preprocessed import write_runs
 from lcm.result_tables import COMPARISONS, SCORES, write_predictions
 from lcm.tables import (
     COHORT_FLOW,
@@ -572,7 +573,7 @@ def test_covariances_are_averaged_as_they_are(results):
 
 def change_runs(results: Path, **columns: object) -> None:
     """Change the first usable run of RAW."""
-    path = sorted((results / "preprocess" / "RAW").glob("*_runs.tsv"))[1]
+    path = sorted((results / "preprocess" / "RAW").glob("*/*_runs.tsv"))[1]
     write_tsv(read_tsv(path, RUNS).assign(**columns), path, RUNS)
 
 
@@ -604,13 +605,14 @@ def test_preprocessing_says_what_was_done_to_the_runs_that_came_through(results)
 def test_what_people_who_left_the_study_leave_behind_does_not_count(results):
     folder = results / "preprocess" / "RAW"
     before = preprocessing_cells(results)
-    table, record = sorted(folder.glob("*_runs.tsv"))[1], next(folder.glob("*_runs.json"))
-    (figure,) = (folder / "figures").iterdir()
+    table, record = sorted(folder.glob("*/*_runs.tsv"))[1], next(folder.glob("*/record.json"))
+    (figure,) = folder.glob("*/figures/*")
     run = read_tsv(table, RUNS).assign(participant_id="sub-gone", scan="sub-gone_task-rest", dice_template=0.1)
-    write_tsv(run, folder / "sub-gone_runs.tsv", RUNS)
-    shutil.copy(figure, folder / "figures" / "sub-gone_task-rest_desc-registration.png")
+    write_runs(run, folder / "sub-gone")
+    (folder / "sub-gone" / "figures").mkdir()
+    shutil.copy(figure, folder / "sub-gone" / "figures" / "sub-gone_task-rest_desc-registration.png")
     other = record.read_text(encoding="utf-8").replace("builtin", "fmriprep")
-    (folder / "sub-gone_runs.json").write_text(other, encoding="utf-8")
+    (folder / "sub-gone" / "record.json").write_text(other, encoding="utf-8")
     assert preprocessing_cells(results) == before
     quality = inspect(results, "9P", "RAW", ["batch-0"], num_overlays=3)
     assert quality is not None
@@ -630,7 +632,7 @@ def test_what_people_who_left_the_study_leave_behind_does_not_count(results):
     ],
 )
 def test_distortion_correction_is_the_backends_or_the_inputs(results, kind, backend, expected):
-    path = next((results / "preprocess" / "RAW").glob("*_runs.json"))
+    path = next((results / "preprocess" / "RAW").glob("*/record.json"))
     path.write_text(path.read_text(encoding="utf-8").replace("builtin", backend), encoding="utf-8")
     assert preprocessing_cells(results, kind)[3] == expected
 

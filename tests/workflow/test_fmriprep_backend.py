@@ -13,7 +13,7 @@ from tests.apptainer_stub import Stub
 from .conftest import SmallStudy, write_image
 
 PEOPLE = ("a", "b", "c")
-TARGETS = [f"results/preprocess/LAB/sub-{label}_runs.tsv" for label in PEOPLE]
+TARGETS = [f"results/preprocess/LAB/sub-{label}" for label in PEOPLE]
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def stub(small_study: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> Stub:
         "fmriprep": {
             "image": f"docker://nipreps/fmriprep@sha256:{'0' * 64}",
             "licence": "licence.txt",
-            "scratch": "scratch",
             "arguments": ["--ignore", "sbref"],
         },
     }
@@ -44,7 +43,8 @@ def stub(small_study: SmallStudy, monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 def _tables(folder: Path) -> pd.DataFrame:
-    return pd.concat([read_tsv(folder / target, RUNS) for target in TARGETS], ignore_index=True)
+    tables = [read_tsv(folder / target / f"{Path(target).name}_runs.tsv", RUNS) for target in TARGETS]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _labels(calls: list[list[str]]) -> list[str]:
@@ -53,14 +53,18 @@ def _labels(calls: list[list[str]]) -> list[str]:
 
 def test_a_participant_whose_container_fails_does_not_stop_the_others(small_study: SmallStudy, stub: Stub):
     stub.behave(b="crash", c="one run")
-    run = small_study.snakemake(*TARGETS, "--set-threads", "preprocess=2", "--set-resources", "preprocess:mem_mb=9000")
+    scratch = f"preprocess:tmpdir='{small_study.folder / 'scratch'}'"
+    more = ["--set-threads", "preprocess=2", "--set-resources", "preprocess:mem_mb=9000", scratch]
+    run = small_study.snakemake(*TARGETS, *more)
     assert run.returncode == 0, run.stdout + run.stderr
     table = _tables(small_study.folder)
     kinds = table["outcome"].str.split(":").str[0]
     assert list(kinds) == ["ok", "ok", "failed", "failed", "ok", "failed"]
     assert table["outcome"][2].endswith("work files are kept, so that another attempt goes on from there")
     for column in ("bold", "mask", "confounds"):
-        assert all((small_study.folder / path).is_file() for path in table.loc[kinds == "ok", column])
+        found = table[kinds == "ok"]
+        root = small_study.folder / "results/preprocess/LAB"
+        assert all((root / p / path).is_file() for p, path in zip(found["participant_id"], found[column], strict=True))
     assert _labels(stub.calls) == ["a", "b", "c"]
     # What the rule was given reaches fMRIPrep.
     for flag, value in {"--nprocs": "2", "--mem-mb": "9000", "--ignore": "sbref"}.items():
@@ -70,8 +74,14 @@ def test_a_participant_whose_container_fails_does_not_stop_the_others(small_stud
 
     # Once the cause is gone, those who failed are asked for again and nobody else is.
     stub.behave()
-    again = small_study.snakemake(*TARGETS, "--forcerun", *TARGETS[1:])
+    again = small_study.snakemake(*TARGETS, *more, "--forcerun", *TARGETS[1:])
     assert again.returncode == 0, again.stdout + again.stderr
     assert list(_tables(small_study.folder)["outcome"]) == ["ok"] * 6
     assert _labels(stub.calls[3:]) == ["b", "c"]
     assert list((small_study.folder / "scratch").iterdir()) == []
+
+    # Snakemake deletes the folders before new code of ours runs, and no container's hours with them.
+    third = small_study.snakemake(*TARGETS, *more, "--forcerun", "preprocess")
+    assert third.returncode == 0, third.stdout + third.stderr
+    assert list(_tables(small_study.folder)["outcome"]) == ["ok"] * 6
+    assert len(stub.calls) == 5

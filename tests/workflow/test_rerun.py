@@ -26,6 +26,17 @@ def _planned(study: SmallStudy) -> dict[str, int]:
     return {stage: count for stage, count in study.planned().items() if stage not in ("all", "total")}
 
 
+def _jobs(study: SmallStudy, *arguments: str) -> set[str]:
+    """First outputs of the jobs that a run, or a dry run, tells of."""
+    # The profile keeps Snakemake quiet about rules; this takes its place.
+    run = study.snakemake(*arguments, "--quiet", "host")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return {
+        place.removeprefix("results/")
+        for place in re.findall(r"^    output: ([^,\s]+)", run.stdout + run.stderr, re.MULTILINE)
+    }
+
+
 def _edit(path: Path, old: str, new: str) -> None:
     text = path.read_text(encoding="utf-8")
     assert old in text
@@ -57,6 +68,17 @@ def test_exactly_what_depends_on_a_change_runs_again(derivative_study: SmallStud
     _edit(room / "strategy.py", "SPIKE_MM = 1.0\n\n\n", "")
     assert _planned(study) == {}
 
+    strategy = room / "confounds" / "9P.yaml"
+    _edit(strategy, "description:", "# another file\ndescription:")
+    assert _planned(study) == AFTER_DENOISE
+    _edit(strategy, "# another file\n", "")
+    _edit(program / "lcm/training/finetune.py", "import annotations\n", "import annotations\n\n_CHANGED = 1\n")
+    assert _planned(study) == {"finetune": 4, "evaluate": 2, "report": 1}
+    _edit(program / "lcm/training/finetune.py", "\n_CHANGED = 1\n", "")
+    _edit(program / "lcm/evaluation/quality_page.py", "import annotations\n", "import annotations\n\n_CHANGED = 1\n")
+    assert _planned(study) == {"report": 1}
+    _edit(program / "lcm/evaluation/quality_page.py", "\n_CHANGED = 1\n", "")
+
     study.config["correlate"]["min_volumes"] = 31
     assert _planned(study) == {s: n for s, n in AFTER_DENOISE.items() if s != "denoise"}
     study.config["correlate"]["min_volumes"] = 30
@@ -66,9 +88,11 @@ def test_exactly_what_depends_on_a_change_runs_again(derivative_study: SmallStud
     study.config["evaluate"]["num_bootstraps"] = 200
     assert _planned(study) == {"evaluate": 2, "report": 1}
     study.config["evaluate"]["num_bootstraps"] = 1000
-    study.config["tasks"]["sex-again"] = study.config["tasks"]["sex"]
-    assert _planned(study) == {"finetune": 4, "evaluate": 2, "report": 1}
-    del study.config["tasks"]["sex-again"]
+    study.config["tasks"]["autism"] = {"target": "autism", "levels": ["control", "autism"]}
+    learnt = {f"finetune/honest/{model}/autism/fold-{fold}" for model in ("majority", "ridge") for fold in range(2)}
+    asked = {f"evaluate/honest/{model}/autism/predictions.parquet" for model in ("majority", "ridge")}
+    assert _jobs(study, "--dry-run") == learnt | asked | {"report/index.html"}
+    del study.config["tasks"]["autism"]
     study.config["protocols"]["paper"] = {"split": {"design": "kfold"}, "select": "test", "models": ["ridge"]}
     assert _planned(study) == {"split": 1, "finetune": 2, "evaluate": 1, "report": 1}
 
@@ -90,17 +114,28 @@ def test_a_new_participant_enters_without_touching_the_other_batches(derivative_
     write_derivatives(study.folder / "new", people)
     shutil.copytree(study.folder / "new" / "sub-p12", study.folder / "fmriprep" / "sub-p12")
     shutil.copy(study.folder / "new" / "participants.tsv", study.folder / "fmriprep")
-    run = _finish(study)
-    assert len(re.findall(r"rule parcellate", run.stdout + run.stderr)) in (0, 1)
+    jobs = _jobs(study)
     after = {path.name: path.stat().st_mtime_ns for path in tables}
     changed = [name for name in before if before[name] != after[name]]
     assert len(changed) == 1
+    batch = changed[0]
+    # Imaging: the newcomer's batch. Behind it everything, for people and folds are others.
+    expected = {"index/scans.tsv", "harmonize/bei.tsv", "split/honest/folds.tsv", "report/index.html"}
+    expected |= {f"{stage}/LAB/{batch}" for stage in ("parcellate", "denoise/9P", "correlate/9P")}
+    for model in ("majority", "ridge"):
+        expected.add(f"evaluate/honest/{model}/sex/predictions.parquet")
+        expected |= {f"finetune/honest/{model}/sex/fold-{fold}" for fold in range(2)}
+    assert jobs == expected
     # and in its batch only the newcomer's image is read
     log = (study.folder / "logs/parcellate/LAB" / changed[0].replace(".arrow", ".log")).read_text()
     reused, scans_of_batch = map(int, re.search(r"(\d+) of (\d+) scans reused", log).groups())
     assert reused == scans_of_batch - 1 > 0
     scans = (study.folder / "results/index/scans.tsv").read_text()
     assert "sub-p12" in scans
+
+    # A file that changes no row repeats the index and nothing behind it.
+    (study.folder / "fmriprep" / "notes.txt").write_text("a stray file")
+    assert _jobs(study) == {"index/scans.tsv"}
 
 
 def test_a_study_without_tasks_ends_in_connectomes_and_a_quality_report(derivative_study: SmallStudy):

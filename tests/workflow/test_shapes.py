@@ -197,5 +197,5 @@ def test_a_swapped_phenotype_table_stops_the_study_before_any_image(small_study:
     log = (small_study.folder / "logs/index/index.log").read_text()
     assert "participants.tsv: column 'sex': 12 of 12 cells that say something are unknown codes" in log
     assert not (small_study.folder / "results/index/scans.tsv").exists()
-    assert not (small_study.folder / "results/preprocess").exists()
+    assert not list((small_study.folder / "results/preprocess").glob("*/sub-*"))
     assert not any(person in log for person in people)

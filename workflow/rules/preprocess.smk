@@ -2,18 +2,16 @@
 
 
 rule preprocess:
-    """All runs of a participant; they share one anatomical pass."""
+    """All runs of a participant, in one folder that studies may share (`--cache`); they share one anatomical pass."""
     input:
-        images=PLAN.raw_images,
-        scans=ancient("results/index/scans.tsv"),
+        PLAN.raw_images,
     output:
-        "results/preprocess/{dataset}/{participant}_runs.tsv",
+        directory("results/preprocess/{dataset}/{participant}"),
     log:
         "logs/preprocess/{dataset}/{participant}.log",
-    benchmark:
-        "logs/preprocess/{dataset}/{participant}.tsv"
     conda:
         "../../envs/imaging.yaml"
+    cache: True
     threads: 1
     resources:
         mem_mb=grows(4000),
@@ -21,8 +19,10 @@ rule preprocess:
     params:
         settings=settings("preprocess"),
         code=code("preprocess"),
+        dataset="{dataset}",
         timing=PLAN.raw_timing,
     shell:
-        "python -m lcm preprocess --scans {input.scans:q} --dataset {wildcards.dataset:q}"
+        # The table of all scans is no input: the cache's key would hold the whole study, and what counts of it is `timing`.
+        "python -m lcm preprocess --scans results/index/scans.tsv --dataset {wildcards.dataset:q}"
         " --participant {wildcards.participant:q} --output {output:q} --threads {threads} --mem-mb {resources.mem_mb}"
-        " --settings {params.settings:q} > {log:q} 2>&1"
+        " --scratch {resources.tmpdir:q} --settings {params.settings:q} > {log:q} 2>&1"

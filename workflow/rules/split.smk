@@ -4,7 +4,7 @@
 rule split:
     """A person's role in every fold."""
     input:
-        bei="results/harmonize/bei.tsv",
+        bei=PLAN.people,
         vocabulary=PLAN.vocabulary,
     output:
         "results/split/{protocol}/folds.tsv",
