@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
+import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -240,6 +243,10 @@ OUTCOMES = Table(
 """Scans by outcome; a count is missing where the report is public and the count small."""
 
 
+FULL_DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "too large a file"}
+"""What the system's errors for a write without room mean."""
+_PROBE_BYTES = 1 << 16
+
 _DTYPES = {"text": "str", "number": "float64", "count": "Int64"}
 
 
@@ -277,18 +284,72 @@ def _validate(frame: pd.DataFrame, table: Table, path: Path) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A path in the same folder to write to; it becomes `path` only when the block ends well and the bytes are on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffixes stay last because nibabel and others choose the format by them.
-    # Jobs on several machines may write one path at a time, and their process ids may be equal.
-    temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
+    """A path in the same folder to write to; it becomes `path` only when the block ends well and the bytes are on disk.
+
+    What killed writers of the same path left beside it is removed. Raises OSError that names `path` where the disk is
+    full or the folder cannot be written to.
+    """
+    with _said_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path)
+        temporary, descriptor = _locked(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except Exception as error:
+        with _said_of(path):
+            # safetensors has no OSError for it, and says it in the system's words.
+            for code in (code for code in FULL_DISK if os.strerror(code) in str(error)):
+                raise OSError(code, "") from None
+            # torch says only that it failed: ask the disk itself.
+            os.write(descriptor, bytes(_PROBE_BYTES))
+            os.fsync(descriptor)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def clear_leftovers(path: Path) -> None:
+    """Remove what killed writers of `path` left; what a living one writes is locked, and stays."""
+    name = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(path.name)}")
+    for leftover in [found for found in path.parent.iterdir() if name.fullmatch(found.name)]:
+        # Locked, removed by another, of another user, or on a file system without locks, where nobody knows who lives.
+        with contextlib.suppress(OSError):
+            descriptor = os.open(leftover, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _locked(path: Path) -> tuple[Path, int]:
+    """A new empty file beside `path` and its descriptor, which holds the lock until it is closed or its process dies."""
+    while True:
+        # The suffixes stay last because nibabel and others choose the format by them.
+        # Jobs on several machines may write one path at a time, and their process ids may be equal.
+        temporary = path.with_name(f".{secrets.token_hex(6)}.{path.name}")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # Before the lock was ours another writer may have taken the file for a leftover.
+        if temporary.exists():
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Errors of the disk name the file that was to be written and say what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{FULL_DISK[error.errno]}; make room and start again" if error.errno in FULL_DISK else error.strerror
+        raise OSError(error.errno, f"cannot be written: {reason}", str(path)) from None
 
 
 def relative_path(path: str | Path) -> str:
@@ -304,13 +365,18 @@ def write_tsv(frame: pd.DataFrame, path: Path, table: Table) -> None:
         valid.to_csv(temporary, sep="\t", index=False, na_rep=MISSING, lineterminator="\n")
 
 
-def read_tsv(path: Path, table: Table) -> pd.DataFrame:
-    """Read and validate a table; n/a becomes missing, and no other text does."""
+def read_tsv(path: Path, table: Table, only: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read and validate a table; n/a becomes missing, and no other text does.
+
+    `only`: values of columns; other rows are not kept, and not validated.
+    """
     import pandas as pd
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such {table.name} table")
     frame = pd.read_csv(path, sep="\t", dtype="str", na_values=[MISSING], keep_default_na=False, encoding="utf-8")
+    for column, value in (only or {}).items():
+        frame = frame[frame[column] == value]
     return _validate(frame, table, path)
 
 

@@ -1,1 +1,1 @@
-"""Bad input, handed in whole: one clear outcome each, and the rest of the cohort goes on."""
+"""Bad input, killed stages, full disks: one clear outcome each, nothing half-written taken for done."""
