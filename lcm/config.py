@@ -55,7 +55,7 @@ STAGE_ROOMS: dict[str, str] = {
 }
 """Every stage in running order and the room its module lives in."""
 
-COMMANDS: dict[str, str] = {"import-weights": "lcm.training"}
+COMMANDS: dict[str, str] = {"import-weights": "lcm.training", "doctor": "lcm.doctor"}
 """What the one door does beside the stages, by hand: no rule, no section of config.yaml."""
 
 Section = TypeVar("Section", bound=Settings)

@@ -14,6 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from lcm.config import read_study
+from lcm.doctor.census import take_census
+from lcm.doctor.jobs import Expected, expected_jobs
+from lcm.doctor.space import estimate, volumes_of
 from lcm.evaluation.moments import pooled
 from lcm.probe_tables import read_moments
 from lcm.result_tables import SCORES
@@ -165,3 +169,24 @@ def test_the_page_is_self_contained_and_names_no_one(demo: Path):
         assert heading in page
     assert page.count("Registration, scan") >= 3
     assert page.count("<b>Carpet plot.</b>") == 2
+
+
+def test_the_doctor_had_said_how_many_jobs_bytes_and_files(demo: Path, monkeypatch: pytest.MonkeyPatch):
+    study, logs = read_study(CONFIG), demo.parent / "logs"
+    monkeypatch.chdir(logs)
+    # Where no results lie, names and settings are all there is.
+    census = take_census(study, Path("results/index/scans.tsv"))
+    plan = Expected(CONFIG, census)
+    jobs = expected_jobs(plan)
+    done = {stage: list((logs / stage).rglob("*.tsv")) for stage in jobs}
+    benchmarks = {stage: [path for path in paths if path.read_text()[:2] == "s\t"] for stage, paths in done.items()}
+    assert {stage: len(paths) for stage, paths in benchmarks.items()} == jobs
+    sizes = estimate(plan, jobs, census, volumes_of(study, census, {}))
+    files = {stage: [path for path in (demo / stage).rglob("*") if path.is_file()] for stage in jobs}
+    real = {stage: sum(path.stat().st_size for path in paths) for stage, paths in files.items()}
+    for stage in [stage for stage in jobs if real[stage] > 3_000_000]:
+        assert 0.5 < sizes[stage].num_bytes / real[stage] < 2, stage
+    folders = [path for name in ("logs", ".snakemake") for path in (demo.parent / name).rglob("*") if path.is_file()]
+    count = sum(map(len, files.values())) + len(folders)
+    assert 0.5 < sum(one.num_bytes for one in sizes.values()) / sum(real.values()) < 2
+    assert 0.5 < sum(one.num_files for one in sizes.values()) / count < 2
