@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""Say whether a job of Grid Engine is running, went well (success) or did not (failed)."""
+
+import re
+import subprocess
+import sys
+
+
+def _of_queue(job: str) -> str:
+    """The job's state letters in `qstat`, such as r, qw or Eqw; empty once it has left the queue."""
+    listed = subprocess.run(["qstat"], check=True, capture_output=True, text=True).stdout
+    rows = (line.split() for line in listed.splitlines())
+    return next((row[4] for row in rows if row and row[0] == job), "")
+
+
+def main(job: str) -> None:
+    """Ask qstat, then the accounting file, about number `job`."""
+    try:
+        state = _of_queue(job)
+    except subprocess.CalledProcessError:
+        print("running")  # the scheduler does not answer now: look again later
+        return
+    if state:
+        print("failed" if "E" in state else "running")
+        return
+    # A job takes some seconds from the queue to the accounting file, which the login node must be able to read.
+    record = subprocess.run(["qacct", "-j", job], check=False, capture_output=True, text=True).stdout
+    found = dict(re.findall(r"^(failed|exit_status)\s+(\d+)", record, re.MULTILINE))
+    if not found:
+        print("running")
+    else:
+        print("success" if set(found.values()) == {"0"} else "failed")
+
+
+main(sys.argv[1])
