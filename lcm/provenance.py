@@ -49,6 +49,20 @@ class _Undocumented(ast.NodeTransformer):
 
 
 @functools.cache
+def _read(module: str) -> tuple[tuple[str, ...], str] | None:
+    """What a module of ours imports of ours, and the hash of its syntax tree; None where there is no such module.
+
+    Parsed once: every stage stands on the same few modules, and Snakemake asks for all stages in every process it starts.
+    """
+    path = _file_of(module)
+    if path is None:
+        return None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports = tuple(_imports(tree))
+    return imports, hashlib.sha256(ast.dump(_Undocumented().visit(tree)).encode()).hexdigest()
+
+
+@functools.cache
 def modules_behind(stage: str) -> tuple[str, ...]:
     """Every module of ours that a stage or command reaches by import statements, itself included, sorted.
 
@@ -57,11 +71,10 @@ def modules_behind(stage: str) -> tuple[str, ...]:
     waiting, found = [module_of(stage)], set()
     while waiting:
         module = waiting.pop()
-        path = _file_of(module)
-        if path is None or module in found or module == "lcm.config":
-            continue
-        found.add(module)
-        waiting.extend(_imports(ast.parse(path.read_text(encoding="utf-8"))))
+        read = None if module in found or module == "lcm.config" else _read(module)
+        if read is not None:
+            found.add(module)
+            waiting.extend(read[0])
     return tuple(sorted(found))
 
 
@@ -70,10 +83,9 @@ def code_hash(stage: str) -> str:
     """Hash of the syntax trees behind a stage, blind to comments, docstrings and layout."""
     digest = hashlib.sha256()
     for module in modules_behind(stage):
-        path = _file_of(module)
-        if path is not None:
-            tree = _Undocumented().visit(ast.parse(path.read_text(encoding="utf-8")))
-            digest.update(f"{module}\n{ast.dump(tree)}\n".encode())
+        read = _read(module)
+        if read is not None:
+            digest.update(f"{module}\n{read[1]}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -8,6 +8,11 @@ from lcm import provenance
 from lcm.config import COMMANDS, STAGE_ROOMS, module_of
 
 
+def _forget() -> None:
+    for remembered in (provenance._read, provenance.modules_behind, provenance.code_hash):
+        remembered.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     room = tmp_path / "lcm" / "imaging"
@@ -22,13 +27,11 @@ def package(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "_PACKAGE", tmp_path / "lcm")
 
     def hashes() -> dict[str, str]:
-        provenance.modules_behind.cache_clear()
-        provenance.code_hash.cache_clear()
+        _forget()
         return {stage: provenance.code_hash(stage) for stage in ("index", "denoise")}
 
     yield room, hashes
-    provenance.modules_behind.cache_clear()
-    provenance.code_hash.cache_clear()
+    _forget()
 
 
 def test_a_module_imported_inside_a_function_changes_its_stage_and_no_other(package):
@@ -52,3 +55,15 @@ def test_comments_docstrings_and_layout_change_nothing(package):
 @pytest.mark.parametrize("name", STAGE_ROOMS | COMMANDS)
 def test_every_stage_and_command_reaches_its_own_module(name):
     assert module_of(name) in provenance.modules_behind(name)
+
+
+def test_each_module_is_parsed_once_for_all_stages(package, monkeypatch: pytest.MonkeyPatch):
+    room, hashes = package
+    (room / "denoise.py").write_text("from lcm.imaging.header import read\n")
+    parsed = []
+    monkeypatch.setattr(
+        provenance.ast, "parse", lambda text, parse=provenance.ast.parse: parsed.append(text) or parse(text)
+    )
+    first = hashes()
+    assert len(parsed) == len(set(parsed)) > 0
+    assert hashes() == first
