@@ -38,5 +38,3 @@ rule all:
     default_target: True
     input:
         "results/report/index.html",
-        PLAN.exported,
-        PLAN.predicted,

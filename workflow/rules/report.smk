@@ -15,6 +15,9 @@ rule report:
         scores=PLAN.scores,
         probed=PLAN.probed,
         forecasts=PLAN.forecasts,
+        # The page tells of them, so they come first.
+        exported=PLAN.exported,
+        predicted=PLAN.predicted,
     output:
         page=report("results/report/index.html", caption="../report/page.rst", category="Page"),
         benchmark=report("results/report/benchmark.tsv", caption="../report/benchmark.rst", category="Results"),
