@@ -314,9 +314,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Remove what killed writers of `path` left; what a living one writes is locked, and stays."""
+    """Remove what killed writers of `path` left, if its folder is there; what a living one writes is locked, and stays."""
     name = re.compile(rf"\.[0-9a-f]{{12}}\.{re.escape(path.name)}")
-    for leftover in [found for found in path.parent.iterdir() if name.fullmatch(found.name)]:
+    beside = list(path.parent.iterdir()) if path.parent.is_dir() else []
+    for leftover in [found for found in beside if name.fullmatch(found.name)]:
         # Locked, removed by another, of another user, or on a file system without locks, where nobody knows who lives.
         with contextlib.suppress(OSError):
             descriptor = os.open(leftover, os.O_RDWR)

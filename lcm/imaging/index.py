@@ -66,6 +66,10 @@ def _describe_preprocessed(datasets: dict[str, Dataset], folder: Path) -> None:
         if dataset.input in PREPARED:
             with write_atomically(folder / name / "dataset_description.json") as temporary:
                 temporary.write_text(description(f"{name}: preprocessed BOLD", code_hash("index")), encoding="utf-8")
+        if dataset.input == "bids":
+            # The same of every T1w that `preprocess` writes, and inherited by all; fMRIPrep's have sidecars of their own.
+            with write_atomically(folder / name / "desc-preproc_T1w.json") as temporary:
+                temporary.write_text(json.dumps({"SkullStripped": False}, indent=2) + "\n", encoding="utf-8")
 
 
 def index(datasets: dict[str, Dataset], settings: Index) -> pd.DataFrame:

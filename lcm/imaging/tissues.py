@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,12 +106,11 @@ def write_anatomy(
     transforms: list[str],
     template: Template,
     stem: str,
-    source: str,
 ) -> None:
     """Write `<stem>_space-<template>_desc-preproc_T1w`, `_desc-brain_mask` and `_dseg` (.nii.gz) on the template's grid.
 
-    `head` is the bias-corrected T1w with its skull, `in_template` its brain mask, already on that grid; `source` the raw
-    file's name for the sidecar, which the T1w alone has: what a brain mask and a segmentation are their names say.
+    `head` is the bias-corrected T1w with its skull, `in_template` its brain mask, already on that grid. The one sidecar of all
+    people's T1w lies at the top of the dataset, where `index` writes it (BIDS inheritance): a file fewer a person.
     """
     import ants
 
@@ -128,9 +126,6 @@ def write_anatomy(
     }
     for ending, values in outputs.items():
         _write(values, template.affine, Path(f"{stem}_space-{template.name}_{ending}.nii.gz"))
-    about = {"SkullStripped": False, "Sources": [f"bids:raw:{source}"]}
-    with write_atomically(Path(f"{stem}_space-{template.name}_desc-preproc_T1w.json")) as temporary:
-        temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def _write(values: NDArray, affine: NDArray[np.float64], path: Path) -> None:

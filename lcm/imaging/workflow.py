@@ -87,7 +87,7 @@ def prepare_anatomy(t1w: str, stem: str, settings: str) -> tuple:
     fixed = registration.to_ants(template.brain, template.affine)
     in_template = ants.apply_transforms(fixed, mask, transforms, interpolator="nearestNeighbor").numpy() > 0
     probabilities = tissues.segment(brain, mask, folder)
-    tissues.write_anatomy(head, probabilities, in_template, transforms, template, stem, Path(t1w).name)
+    tissues.write_anatomy(head, probabilities, in_template, transforms, template, stem)
     tissue_file, brain_file = str(folder / "tissues.npz"), str(folder / "brain.nii.gz")
     grid = registration.load_template(options.template, options.resolution_mm)
     found = tissues.to_template(tissues.pure_tissues(probabilities, mask), mask, transforms, grid)

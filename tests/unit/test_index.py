@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lcm.__main__ import main
 from lcm.config import Dataset, Index
 from lcm.imaging.header import ImageError, read_header
 from lcm.imaging.index import assign_batches, index
@@ -419,3 +420,13 @@ def test_a_large_dataset_makes_few_files_and_a_small_one_keeps_cores_busy():
     people = pd.Series([f"sub-{number:05d}" for number in range(10_000)])
     counts = {n: assign_batches(people[:n], 200).nunique() for n in (1, 50, 51, 100, 400, 1600, 1601, 10_000)}
     assert counts == {1: 1, 50: 1, 51: 2, 100: 2, 400: 8, 1600: 8, 1601: 16, 10_000: 64}
+
+
+def test_what_preprocess_will_fill_is_described_as_a_bids_derivative(tmp_path):
+    _bold(tmp_path / "raw/sub-1/func/sub-1_task-rest_bold.nii.gz")
+    datasets = json.dumps({"D": {"path": str(tmp_path / "raw"), "input": "bids", "cohort": "generic"}})
+    assert main(["index", "--datasets", datasets, "--output", str(tmp_path / "results/index")]) == 0
+    described = json.loads((tmp_path / "results/preprocess/D/dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+    # Every participant's T1w inherits it.
+    assert json.loads((tmp_path / "results/preprocess/D/desc-preproc_T1w.json").read_text()) == {"SkullStripped": False}

@@ -170,8 +170,12 @@ def test_outputs_are_named_as_bids_derivatives_and_nothing_else_is_left(done):
     anatomy = {name for name in files if name.startswith("sub-01/anat/")}
     assert anatomy == {
         f"sub-01/anat/sub-01_space-{SPACE}_{kind}"
-        for kind in ("desc-preproc_T1w.nii.gz", "desc-preproc_T1w.json", "desc-brain_mask.nii.gz", "dseg.nii.gz")
+        for kind in ("desc-preproc_T1w.nii.gz", "desc-brain_mask.nii.gz", "dseg.nii.gz")
     }
+    a_run, a_t1w, a_person, two_runs = 6, 3, 2, 2
+    assert len(files) == two_runs * a_run + a_t1w + a_person
+    # The budget of a person with one run: log, Snakemake's note and its timestamp come with them, and the six of export.
+    assert a_run + a_t1w + a_person + 3 + 6 <= 20
 
 
 def test_bold_lies_on_the_template_with_its_repetition_time(done):

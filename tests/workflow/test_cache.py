@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import nibabel as nib
@@ -37,7 +38,7 @@ def _write_hcp(folder: Path) -> None:
 def _study(folder: Path, like: SmallStudy, data: str) -> SmallStudy:
     folder.mkdir()
     datasets = {"LAB": {"path": data, "input": "hcp", "cohort": "generic"}}
-    study = SmallStudy(folder, like.config | {"datasets": datasets})
+    study = SmallStudy(folder, copy.deepcopy(like.config) | {"datasets": datasets})
     run = study.snakemake("results/index/scans.tsv")
     assert run.returncode == 0, run.stdout + run.stderr
     return study
