@@ -9,9 +9,9 @@ rule preprocess:
         directory("results/preprocess/{dataset}/{participant}"),
     log:
         "logs/preprocess/{dataset}/{participant}.log",
+    cache: True
     conda:
         "../../envs/imaging.yaml"
-    cache: True
     threads: 1
     resources:
         mem_mb=grows(4000),
