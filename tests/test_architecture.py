@@ -21,7 +21,7 @@ from .conftest import REPOSITORY
 STAGES = list(STAGE_ROOMS)
 MODULES = sorted((REPOSITORY / "lcm").rglob("*.py"))
 RULES = REPOSITORY / "workflow" / "rules"
-DIRECTIVES = ["input", "output", "log", "benchmark", "conda", "cache", "threads", "resources", "params", "shell"]
+DIRECTIVES = ["input", "output", "log", "benchmark", "cache", "conda", "threads", "resources", "params", "shell"]
 
 
 WHAT_TO_MAKE = ("datasets", "strategies", "protocols", "tasks", "models", "forecasters")
