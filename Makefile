@@ -7,9 +7,12 @@ CONFIG ?= config.yaml
 STUDY ?= .
 # A folder of profiles/. The machine's own one is told the number of cores; a cluster's says itself how many jobs there may be.
 PROFILE ?= default
+# Further options of Snakemake: ARGS=--unlock, ARGS="--cache preprocess"; ARGS="--dry-run --quiet rules" counts the jobs and starts none.
+ARGS =
 LIMIT := $(if $(filter default,$(PROFILE)),--cores $(CORES))
 RUN := export PATH="$(CURDIR)/.venv/bin:$$PATH" PYTHONPATH="$(CURDIR)";
 SNAKEMAKE := $(RUN) snakemake --snakefile "$(CURDIR)/Snakefile" --workflow-profile "$(CURDIR)/profiles/$(PROFILE)" $(LIMIT)
+VERDICT := $(if $(filter --unlock --dry-run -n,$(ARGS)),true,python -m lcm report --verdict --output results/report)
 
 .PHONY: help demo study doctor test test-slurm test-faults check bench docs lock
 
@@ -17,15 +20,16 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 13
 
 demo: .venv/ok ## the demo study, start to end, needing no input
-	@$(SNAKEMAKE)
-	@$(RUN) python -m lcm report --verdict --output results/report
+	@$(SNAKEMAKE) $(ARGS)
+	@$(RUN) $(VERDICT)
 
 study: .venv/ok ## your own study: make study CONFIG=my.yaml STUDY=folder-for-results PROFILE=default|slurm|…
 	@mkdir -p "$(STUDY)"
-	@$(SNAKEMAKE) --configfile "$(CONFIG)" --directory "$(STUDY)"
-	@$(RUN) cd "$(STUDY)" && python -m lcm report --verdict --output results/report
+	@$(SNAKEMAKE) --configfile "$(CONFIG)" --directory "$(STUDY)" $(ARGS)
+	@$(RUN) cd "$(STUDY)" && $(VERDICT)
 
 doctor: .venv/ok ## will it run here? make doctor CONFIG=my.yaml STUDY=folder-for-results PROFILE=default|slurm|…
+	@mkdir -p "$(STUDY)"
 	@$(RUN) python -m lcm doctor --config "$(CONFIG)" --directory "$(STUDY)" $(if $(LIMIT),,--profile "$(CURDIR)/profiles/$(PROFILE)")
 
 test: .venv/ok ## every test but those of test-slurm
@@ -53,7 +57,7 @@ bench: .venv/ok ## timings against peers, in one run
 	@$(RUN) python benchmarks/imaging.py
 	@$(RUN) python benchmarks/phenotypes.py
 	@$(RUN) python benchmarks/training.py --layers 1 2 --batch 8 --repeats 3
-	@$(RUN) python benchmarks/scale.py
+	@$(RUN) python benchmarks/scale.py --sizes 100 1000
 
 lock: ## pin what pyproject.toml asks for, in a fresh environment
 	@rm -rf .lockenv && $(PYTHON) -m venv .lockenv

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -88,12 +89,12 @@ class Plan(LearningPlan):
 
     def scans(self) -> list[dict[str, str]]:
         """Rows of the index."""
-        path = Path(self._indexed())
-        return _rows(str(path), path.stat().st_mtime_ns)
+        path = self._indexed()
+        return _rows(path, os.stat(path).st_mtime_ns)
 
     def _grouped(self, column: str) -> dict[tuple[str, str], list[dict[str, str]]]:
-        path = Path(self._indexed())
-        return _groups(str(path), path.stat().st_mtime_ns, column)
+        path = self._indexed()
+        return _groups(path, os.stat(path).st_mtime_ns, column)
 
     def raw_images(self, wildcards: Wildcards) -> list[str]:
         """Images of a participant's usable runs, and what other pipelines left beside them."""
@@ -222,7 +223,8 @@ def _rows(path: str, modified_ns: int) -> list[dict[str, str]]:  # noqa: ARG001 
         # Every job's process reads the table, and csv.DictReader would take three times as long.
         lines = csv.reader(stream, delimiter="\t")
         header = next(lines)
-        return [dict(zip(header, cells, strict=True)) for cells in lines]
+        # One string for all cells that say the same: a third less memory.
+        return [dict(zip(header, map(sys.intern, cells), strict=True)) for cells in lines]
 
 
 @functools.cache

@@ -34,6 +34,8 @@ space = args[args.index("--output-spaces") + 1].replace(":", "_")
 runs = sorted((inside["/data"] / f"sub-{{label}}").rglob("*_bold.nii.gz"))
 if behaviour == "crash":
     sys.exit(1)
+if behaviour == "killed":
+    sys.exit(137)
 if behaviour == "one run":
     runs = runs[:1]
 for raw in runs:

@@ -21,7 +21,14 @@ from lcm.doctor.inputs import dataset_findings, phenotype_findings, setting_find
 from lcm.doctor.jobs import Expected, StageCost, expected_jobs, stage_costs, time_findings
 from lcm.doctor.machine import asked_by_rules, gpu_findings, machine_findings
 from lcm.doctor.scheduler import Profile, at_once, read_profile, scheduler_findings
-from lcm.doctor.space import estimate, folder_findings, scratch_findings, space_findings, volumes_of
+from lcm.doctor.space import (
+    estimate,
+    folder_findings,
+    people_preprocessed,
+    scratch_findings,
+    space_findings,
+    volumes_of,
+)
 
 _SCANS = Path("results/index/scans.tsv")
 
@@ -153,7 +160,7 @@ def _space(
 ) -> Iterator[Finding]:
     volumes = volumes_of(asked.study, census, lengths)
     sizes = estimate(plan, jobs, census, volumes)
-    done = sum(1 for _ in Path("results/preprocess").glob("*/sub-*/")) / max(1, jobs.get("preprocess", 1))
+    done = people_preprocessed(Path("results/preprocess")) / max(1, jobs.get("preprocess", 1))
     yield from space_findings(sizes, Path.cwd(), len(census.usable()), min(1.0, done))
     if asked.profile.is_local:
         yield from scratch_findings(asked.study, census, volumes, asked.at_once)

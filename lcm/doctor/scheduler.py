@@ -31,6 +31,7 @@ class Profile:
 
     executor: str = "local"
     jobs: int | None = None
+    retries: int = 0
     cancel: str = ""
     defaults: Mapping[str, str] = field(default_factory=dict)
     by_rule: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -64,6 +65,7 @@ def read_profile(folder: Path) -> Profile:
     return Profile(
         executor=str(found.get("executor", "local")),
         jobs=found.get("jobs") if isinstance(found.get("jobs"), int) else None,
+        retries=found["retries"] if isinstance(found.get("retries"), int) else 0,
         cancel=str(found.get("cluster-generic-cancel-cmd", "")).split(" ")[0],
         defaults=_pairs(found.get("default-resources") or {}),
         by_rule=by_rule,
@@ -174,7 +176,9 @@ def _slurm_findings(
             says = f"the profile sends {', '.join(served)} to {name!r}, and there is no such partition"
             yield Finding("stop", "partition", says, "edit the profile; `sinfo -s` lists them")
         else:
-            yield from _partition_findings(name, served, partitions[name], profile, (memory, minutes))
+            yield from _partition_findings(
+                name, served, partitions[name], profile, {"mem_mb": memory, "runtime": minutes}
+            )
     yield from _account_findings(profile)
 
 
@@ -227,27 +231,49 @@ def _partition_findings(
     stages: list[str],
     lines: list[_Partition],
     profile: Profile,
-    asked: tuple[Mapping[str, int], Mapping[str, int]],
+    asked: Mapping[str, Mapping[str, int]],
 ) -> Iterator[Finding]:
     """What a partition lacks for the stages that are sent to it."""
     if not any(line.is_up for line in lines):
         yield Finding("warn", "partition", f"{name} is not up", "its jobs will wait; `sinfo -p` says for what")
     largest, longest = max(line.memory_mb for line in lines), max(line.limit_min for line in lines)
     for stage in stages:
-        need = _amount(profile, stage, "mem_mb", asked[0])
-        if need > largest:
-            says = f"{stage} asks for {need:,.0f} MB, and the nodes of {name} have {largest:,}"
-            yield Finding("stop", "partition", says, f"another partition, or set-resources: {stage}: {{mem_mb: …}}")
-        need = _amount(profile, stage, "runtime", asked[1])
-        if need > longest:
-            says = f"{stage} asks for {duration(60 * need)}, and {name} allows {duration(60 * longest)}"
-            yield Finding(
-                "stop", "partition", says, f"another partition, or set-resources: {stage}: {{runtime: …}} in minutes"
-            )
+        asks = {resource: _Request(stage, resource, profile, rules) for resource, rules in asked.items()}
+        # Each attempt goes to the partition of the file that it fits into, and the last may be another's.
+        moves = _best(profile, stage, {resource: one.last for resource, one in asks.items()}) not in (None, name)
+        memory, time = asks["mem_mb"], asks["runtime"]
+        both = f"{memory.first:,.0f} MB, and the nodes of {name} have {largest:,}"
+        yield from memory.against(largest, both, moves=moves)
+        both = f"{duration(60 * time.first)}, and {name} allows {duration(60 * longest)}"
+        yield from time.against(longest, both, moves=moves)
     wants = [stage for stage in stages if _asks_gpu(profile, stage)]
     if wants and not any("gpu" in line.gres for line in lines):
         do = "send them to the partition with GPUs, or set gpu: 0 for them"
         yield Finding("stop", "partition", f"{', '.join(wants)} ask for a GPU, and {name} has none", do)
+
+
+class _Request:
+    """What a stage's jobs ask of one resource, at the first attempt and at the last that the profile's `retries` allow."""
+
+    def __init__(self, stage: str, resource: str, profile: Profile, rules: Mapping[str, int]) -> None:
+        self.stage, self.resource = stage, resource
+        self.first = _amount(profile, stage, resource, rules)
+        # A profile's own number stays; a rule's grows with each attempt.
+        grows = resource not in profile.by_rule.get(stage, {})
+        self.last = self.first * (1 + profile.retries) if grows else self.first
+
+    def against(self, limit: float, both: str, *, moves: bool) -> Iterator[Finding]:
+        """Whether a partition's limit holds; `both` tells the first request and the limit. `moves`: later ones go elsewhere."""
+        if self.first > limit:
+            more = f"set-resources: {self.stage}: {{{self.resource}: …}}" + " in minutes" * (self.resource == "runtime")
+            yield Finding("stop", "partition", f"{self.stage} asks for {both}", f"another partition, or {more}")
+        elif self.last > limit and not moves:
+            beyond = int(limit // self.first) + 1
+            says = (
+                f"{self.stage} asks for {both}; each attempt asks for more, and no job of attempt {beyond} will start"
+            )
+            most = f'"min({limit:.0f}, {self.first:.0f} * attempt)"'
+            yield Finding("warn", "partition", says, f"set-resources: {self.stage}: {{{self.resource}: {most}}}")
 
 
 def _amount(profile: Profile, stage: str, resource: str, rules: Mapping[str, int]) -> float:

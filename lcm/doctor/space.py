@@ -31,7 +31,7 @@ _CONFOUND_BYTES, _RUN_BYTES, _PERSON_BYTES = 1500, 250_000, 400_000
 """Confounds a volume; figure, mask and sidecars a run; anatomy a person."""
 
 _FILES_A_RUN = {"bids": 6, "hcp": 4, "ukb": 6}
-_FILES_A_PERSON = {"bids": 9, "hcp": 3, "ukb": 3}
+_FILES_A_PERSON = {"bids": 6, "hcp": 3, "ukb": 3}
 _FMRIPREP_FILES = 25
 _ENOUGH_VOLUMES = 300
 """Length of a run that nothing is known about."""
@@ -197,6 +197,11 @@ def space_findings(sizes: Mapping[str, Size], folder: Path, num_scans: int, done
 
 def _level(has: float, needs: float) -> Level:
     return "stop" if has < needs / 2 else "warn" if has < 2 * needs else "ok"
+
+
+def people_preprocessed(folder: Path) -> int:
+    """Participants whose table of runs stands below results/preprocess; fMRIPrep's own folder beside theirs does not count."""
+    return sum(1 for _ in folder.glob("*/sub-*/*_runs.tsv"))
 
 
 def scratch_findings(study: Study, census: Census, volumes: Mapping[str, int], at_once: int) -> Iterator[Finding]:

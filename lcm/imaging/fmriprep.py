@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lcm.config import Fmriprep, Preprocess
 from lcm.imaging.fmriprep_outputs import Record, verified
 from lcm.imaging.scratch import remove, scratch_folder
+from lcm.private_folder import private_folder
 from lcm.tables import OK, RUNS, excluded, failed, write_atomically
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ _GRACE_S = 10
 
 _TEMPLATES_IN_IMAGE = PurePosixPath("/", "home", "fmriprep", ".cache", "templateflow")
 """Where the image keeps its templates (its Dockerfile). Docker finds them by HOME, which Apptainer sets to the user's."""
+
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL, 128 + signal.SIGTERM)
+"""What a container ends with when it, or fMRIPrep in it, was ended from outside: it says nothing of the images."""
 
 _MARK = ".lcm_fmriprep"
 """File in a participant's outputs that says which inputs and settings made them."""
@@ -80,6 +84,7 @@ def run_fmriprep(
 
     Raises:
         ValueError: naming what cannot be met: template, resolution, licence, scratch, or no Apptainer.
+        OSError: fMRIPrep was killed and runs lack outputs; or another user's folder has the name of the work folder.
     """
     import pandas as pd
 
@@ -141,13 +146,18 @@ def _begin(folder: Path, work: Path) -> None:
             shutil.rmtree(folder)
         with write_atomically(mark) as temporary:
             temporary.write_text(work.name, encoding="utf-8")
-    work.mkdir(mode=0o700, exist_ok=True)
+    private_folder(work)
 
 
 def _settle(rows: list[Record], work: Path, status: int) -> None:
     """Purge the work folder when every run stands; otherwise say in the reasons that it was kept."""
     ending = f"; fMRIPrep ended with status {status}" if status else ""
     bad = [row for row in rows if row["outcome"] != OK]
+    if bad and status in _KILLED:
+        raise OSError(
+            f"fMRIPrep was killed (status {status}), mostly for memory: another attempt goes on from {work}; give it more, "
+            "e.g. set-resources: preprocess:mem_mb"
+        )
     for row in bad:
         row["outcome"] += f"{ending}; its work files are kept, so that another attempt goes on from there"
     if bad:

@@ -95,6 +95,7 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
         return scans
     tables = [read_runs(runs_folder, person) for person in scans.loc[prepared, "participant_id"].unique()]
     runs = {row["scan"]: row for table in tables for row in table.to_dict("records")}
+    _refuse_two_spaces(runs_folder, {str(row["template"]) for row in runs.values() if row["outcome"] == OK})
     records = scans.to_dict("records")
     for record, asked in zip(records, prepared, strict=True):
         if asked:
@@ -103,6 +104,15 @@ def with_preprocessed(scans: pd.DataFrame, runs_folder: Path) -> pd.DataFrame:
                 raise ValueError(f"{runs_folder}: no row for a run of the batch; re-run preprocess for its participant")
             record |= files_of(done, record) | {key: done[key] for key in ("tr_s", "num_volumes", "outcome")}
     return type(scans)(records, columns=scans.columns)
+
+
+def _refuse_two_spaces(runs_folder: Path, templates: set[str]) -> None:
+    """Stop where people of a batch are in different spaces: what `template: auto` means depends on the machine."""
+    if len(templates) > 1:
+        raise ValueError(
+            f"{runs_folder}: people in the spaces {', '.join(sorted(templates))}; name one in preprocess.template instead of "
+            "auto, see that TEMPLATEFLOW_HOME is the same on every node, and run preprocess again"
+        )
 
 
 def _rows(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lcm.bids import derivative_path, metadata
 from lcm.config import Preprocess
 from lcm.imaging.header import read_header
+from lcm.imaging.machine_faults import refuse_machine_fault
 from lcm.imaging.preprocessed import runs_table, write_runs
 from lcm.imaging.registration import load_template
 from lcm.imaging.run_image import RunImage
@@ -176,6 +177,7 @@ def _examine(scan: dict[str, Any], settings: Preprocess, output: Path) -> Run | 
         raw = metadata(Path(scan["bold"]).absolute())
         timing = read_slice_times(raw, image.shape, float(scan["tr_s"]), wanted=settings.slice_timing)
     except (ValueError, OSError) as error:
+        refuse_machine_fault(str(error))
         return failed(str(error))
     return _run(scan, settings, output, timing)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,11 +26,11 @@ def scratch_folder(scratch: Path | None) -> Path:
 def work_folder(scratch: Path | None, stage: str, output: Path) -> Iterator[Path]:
     """An empty folder for the work behind `output`.
 
-    Its name follows from the output, so that another attempt on the same machine clears what a killed one left. Raises
-    ValueError where `scratch` is missing, OSError where another user's folder has the name.
+    Its name follows from the user and the output, so that another attempt on the same machine clears what a killed one left,
+    and never meets what another user's left. Raises ValueError where `scratch` is missing.
     """
     place = output.absolute()
-    short = hashlib.sha256(str(place).encode()).hexdigest()[:8]
+    short = hashlib.sha256(f"{os.getuid()} {place}".encode()).hexdigest()[:8]
     folder = scratch_folder(scratch) / f"{stage}-{place.parent.name}-{place.name}-{short}"
     shutil.rmtree(folder, ignore_errors=True)
     # /tmp belongs to everybody, and what comes here is a person's head.

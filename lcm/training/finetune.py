@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from lcm.tables import TRAIN, VALIDATION
 from lcm.training.checkpoint import Run, add_run_flags, remove_checkpoint, run_of
 from lcm.training.data import Cohort, add_model_flags, check_reading, labels_of, tables_of
 from lcm.training.estimators import Fitted, fit_estimator, validation_threshold
-from lcm.training.machine import Machine, add_machine_flags, machine_of
+from lcm.training.machine import Machine, add_machine_flags, machine_of, rank_of
 from lcm.training.site_correction import check_covariates
 from lcm.training.site_correction import methods as combat_methods
 from lcm.training.start import (
@@ -95,10 +96,17 @@ def _read_out_in_words(settings: Finetune) -> str:
     )
 
 
+def _learns_together(model: Model, settings: Finetune) -> bool:
+    """Whether processes share the work; where they do not, and a launcher started several, one of them fits and writes."""
+    return architecture(model.architecture).kind == "network" and settings.readout == "head"
+
+
 def main(options: Namespace) -> int | None:
     """Write the bundle of one model for one task on one fold, or why these people cannot give one."""
     settings: Finetune = options.settings
     model = Model.model_validate(json.loads(options.model_definition))
+    if rank_of(os.environ) and not _learns_together(model, settings):
+        return 0
     task = Task.model_validate(json.loads(options.definition))
     check_start(options.model, model, options.weights)
     check_covariates(settings.combat, (task.target,), "finetune")

@@ -8,6 +8,8 @@ import os
 import socket
 from pathlib import Path
 
+from lcm.private_folder import private_folder
+
 log = logging.getLogger(__name__)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -18,12 +20,12 @@ def claim_gpus(wanted: int, there: int, folder: Path | None = None) -> tuple[int
 
     Call it before CUDA is used. Does nothing and returns () where somebody, such as a scheduler, has said which GPUs are
     this process's. Where too few are free it shares, with a warning: who waited could wait for days.
-    `folder`: of the lock files, on this machine's own disk.
+    `folder`: of the lock files, on this machine's own disk. Raises OSError where another user has made it.
     """
     if VISIBLE in os.environ:
         return ()
     folder = folder or lock_folder()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     # One process chooses at a time, or two that want several would each hold a part.
     with (folder / "choosing").open("w") as choosing:
         fcntl.flock(choosing, fcntl.LOCK_EX)

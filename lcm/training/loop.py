@@ -118,6 +118,12 @@ def train(
     return state
 
 
+def moved(before: str, device: str) -> str:
+    """The devices a run was on, one after the other, with the one that it is on now; `2 × cpu` is another than `cpu`."""
+    places = before.split(", then ") if before else []
+    return before if places[-1:] == [device] else ", then ".join([*places, device])
+
+
 class _Loop:
     """A run under way: a copy of the network on the devices, its optimizer, and State."""
 
@@ -148,8 +154,7 @@ class _Loop:
         decay = settings.average_decay
         self.average = Average(self.network, decay, saved and saved["average"]) if decay else None
         self.state = State(network, devices.first, **(saved["state"] if saved else {}))
-        if not self.state.device.endswith(devices.name):
-            self.state.device += f", then {devices.name}" if self.state.device else devices.name
+        self.state.device = moved(self.state.device, devices.name)
         self.sums_T = torch.zeros(len(learning.terms), device=self.fabric.device)
         if saved and devices.first:
             self.sums_T += saved["sums_T"].to(self.sums_T.device)

@@ -8,6 +8,8 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,13 +40,15 @@ def torn(results: Path, whole: dict[str, str]) -> list[str]:
     ]
 
 
-def die(study: Path, job: Job, log: Path, chance: random.Random, *, writing: bool) -> None:
-    """Kill the job at any moment, or just before or after it moves a file into place."""
+def die(study: Path, job: Job, log: Path, chance: random.Random, *, writing: bool) -> str:
+    """Kill the job at any moment, or just before or after it moves a file into place; what became of it."""
     if writing:
         death = Death(chance.randint(1, job.num_moved), chance.choice(("before", "after")))
         assert finish(start(study, job.command, log, death=death)) == -signal.SIGKILL, log.read_text()
-    else:
-        kill(start(study, job.command, log), chance.uniform(0, job.seconds))
+        return f"killed {death.when} a move"
+    process = start(study, job.command, log)
+    kill(process, chance.uniform(0, job.seconds))
+    return "killed at a moment" if process.exitcode == -signal.SIGKILL else "had ended"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -52,15 +56,18 @@ def test_a_killed_stage_leaves_nothing_torn_and_ends_with_the_same_bytes(
     finished: Finished, stage: str, tmp_path: Path
 ):
     study, job, log = finished.copy(tmp_path / "study"), finished.jobs[stage], tmp_path / "log"
-    chance = random.Random(stage)  # noqa: S311 - moments, no secrets
+    chance, fates = random.Random(stage), Counter[str]()  # noqa: S311 - moments, no secrets
     for attempt in range(KILLS):
         # In turn over nothing, as Snakemake starts a job anew, and over what an earlier run left, as by hand.
         if attempt % 4 in (1, 2):
             remove(study / job.output)
-        die(study, job, log, chance, writing=attempt % 2 == 1)
+        fates[die(study, job, log, chance, writing=attempt % 2 == 1)] += 1
         assert torn(study / "results", finished.whole) == []
         timed(study, job.command, log)
         assert contents(study / "results") == finished.whole
+        # Shown by `pytest -s` or `-rP`, after each kill: a long run that somebody ends early has told what it saw.
+        seen = ", ".join(f"{fates[fate]} {fate}" for fate in sorted(fates))
+        sys.stdout.write(f"{stage}: {attempt + 1} of {KILLS} ({seen}); the same bytes in {len(finished.whole)} files\n")
 
 
 def test_a_killed_snakemake_goes_on_to_the_same_bytes(undisturbed: Path):

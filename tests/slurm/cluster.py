@@ -163,7 +163,7 @@ class Cluster:
         if "slurmctld" in self.daemons:
             self.ask("scancel", "--user=root", "--quiet")
             with suppress(TimeoutError):
-                until(lambda: not self.alive(), "end of cancelled jobs", 30)
+                until(lambda: not self.ask("squeue", "--noheader"), "end of cancelled jobs", 30)
         for name in ("slurmd", "slurmctld", "munged"):
             self.stop(name)
 
@@ -171,11 +171,15 @@ class Cluster:
         """What one of Slurm's commands answers; nothing where the controller does not."""
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
 
-    def jobs(self) -> list[dict[str, str]]:
-        """Every job of the last hour as `scontrol show jobs` tells it, in the order of their submission."""
-        return [
-            dict(re.findall(r"(\S+?)=(\S*)", line)) for line in self.ask("scontrol", "show", "jobs", "-o").splitlines()
-        ]
+    def jobs(self, of: Path) -> list[dict[str, str]]:
+        """Every job of the last hour from the folder `of`, as `scontrol show jobs` tells it, in the order of submission."""
+        lines = self.ask("scontrol", "show", "jobs", "-o").splitlines()
+        jobs = [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines]
+        return [job for job in jobs if job.get("WorkDir") == str(of)]
+
+    def alive(self, of: Path) -> list[dict[str, str]]:
+        """Of these, the jobs that wait, run or end just now."""
+        return [job for job in self.jobs(of) if job["JobState"] in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")]
 
     def kill(self, job: str) -> None:
         """End all that runs for a job, Slurm's own processes too, at one moment, as a node does that loses its power."""
@@ -191,15 +195,11 @@ class Cluster:
                 with suppress(ProcessLookupError):
                     os.kill(process, number)
 
-    def hurry(self) -> None:
+    def hurry(self, of: Path) -> None:
         """Let requeued jobs begin now: Slurm lets each wait two minutes."""
-        for job in self.alive():
+        for job in self.alive(of):
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
                 self.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
-
-    def alive(self) -> list[dict[str, str]]:
-        """Jobs that wait, run or end just now."""
-        return [job for job in self.jobs() if job.get("JobState") in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")]
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from .cluster import Cluster, content, running, why_not
 TIMED = ("costs.tsv", "costs.csv", "costs.html", "costs.tex", "index.html", ".snakemake_timestamp")
 STARTED = "results/pretrain/honest/lcm/fold-0"
 """A network's training, which the tests disturb."""
+# Rules say the first; Fabric the second, to the processes that it starts itself.
+STARTED_AS = (["-m", "lcm"], ["-m", "lcm.__main__"])
 LOG = "logs/pretrain/honest/lcm/fold-0.log"
 METRICS = "logs/pretrain/honest/lcm/fold-0/metrics.csv"
 
@@ -84,13 +86,17 @@ class Submitted(SmallStudy):
         return (self.folder / "snakemake.out").read_text()
 
     def stages(self) -> Iterator[tuple[int, str, dict[str, str]]]:
-        """Id, name and environment of each stage that runs in the study's folder now."""
+        """Id, command line from the stage's name on, and environment of each stage that runs in the study's folder now."""
         for place in Path("/proc").glob("[0-9]*"):
             command = content(place / "cmdline").decode().split("\0")
             with suppress(OSError):
-                if command[1:3] == ["-m", "lcm"] and (place / "cwd").readlink() == self.folder:
+                if command[1:3] in STARTED_AS and (place / "cwd").readlink() == self.folder:
                     pairs = content(place / "environ").decode().split("\0")
-                    yield int(place.name), command[3], dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+                    yield (
+                        int(place.name),
+                        " ".join(command[3:]),
+                        dict(pair.split("=", 1) for pair in pairs if "=" in pair),
+                    )
 
 
 def trains(study: SmallStudy) -> bool:
@@ -99,9 +105,9 @@ def trains(study: SmallStudy) -> bool:
     return metrics.exists() and len(metrics.read_text().splitlines()) > 5
 
 
-def ended(head: subprocess.Popen[bytes], cluster: Cluster) -> bool:
+def ended(head: subprocess.Popen[bytes], cluster: Cluster, study: SmallStudy) -> bool:
     """Whether Snakemake is done; until then no job waits longer than it must."""
-    cluster.hurry()
+    cluster.hurry(study.folder)
     return head.poll() is not None
 
 

@@ -17,12 +17,12 @@ def test_snakemake_again_finishes_what_a_killed_one_began(cluster, local, untrai
         head.kill()
         head.wait()
         # Its job goes on without it and would write the same results as the next one's: here it dies in the midst of that.
-        [job] = cluster.alive()
+        [job] = cluster.alive(untrained.folder)
         cluster.kill(job["JobId"])
         (untrained.folder / STARTED).mkdir()
         (untrained.folder / STARTED / "weights.safetensors").write_bytes(b"half of them")
         cluster.ask("scancel", job["JobId"])
-        until(lambda: not cluster.alive(), "end of the job", 120)
+        until(lambda: not cluster.alive(untrained.folder), "end of the job", 120)
     finally:
         end(head)
     untrained.submit("--unlock")

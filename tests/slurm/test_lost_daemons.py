@@ -19,7 +19,7 @@ def test_a_scheduler_that_is_restarted_loses_no_job(cluster, local, untrained):
         cluster.stop("slurmctld", signal.SIGKILL)
         until(lambda: not cluster.ask("sinfo", "--noheader"), "a scheduler that is gone", 60)
         cluster.start("slurmctld")
-        until(lambda: ended(head, cluster), "Snakemake's end", 600)
+        until(lambda: ended(head, cluster, untrained), "Snakemake's end", 600)
         assert head.returncode == 0, untrained.said()
     finally:
         end(head)
@@ -33,12 +33,12 @@ def test_a_lost_node_costs_the_job_and_not_the_study(cluster, local, untrained):
     head = untrained.begin(STARTED)
     try:
         until(lambda: trains(untrained), "training", 300)
-        [job] = cluster.alive()
+        [job] = cluster.alive(untrained.folder)
         cluster.stop("slurmd", signal.SIGKILL)
         cluster.kill(job["JobId"])
         until(lambda: not cluster.is_idle(), "a node that is down", 60)
         cluster.start("slurmd")
-        until(lambda: ended(head, cluster), "Snakemake's end", 600)
+        until(lambda: ended(head, cluster, untrained), "Snakemake's end", 600)
         assert head.returncode == 0, untrained.said()
     finally:
         end(head)

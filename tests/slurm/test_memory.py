@@ -10,10 +10,9 @@ pytestmark = pytest.mark.slurm
 
 
 def test_a_job_over_its_memory_is_killed_and_comes_back_with_more(cluster, local, untrained):
-    before = {job["JobId"] for job in cluster.jobs()}
     # The first attempt's 250 MB are less than PyTorch itself takes, the second's 2,000 MB are enough.
     untrained.submit(STARTED, "--set-resources", "pretrain:mem_mb=250 if attempt == 1 else 1000 * attempt")
-    jobs = [job for job in cluster.jobs() if job["JobId"] not in before]
+    jobs = cluster.jobs(untrained.folder)
     assert [job["MinMemoryNode"] for job in jobs] == ["250M", "2000M"]
     assert [job["JobState"] for job in jobs] == ["FAILED", "COMPLETED"]
     assert fingerprints(untrained.folder, STARTED) == fingerprints(local.folder, STARTED)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from .conftest import copied, fingerprints
@@ -14,13 +16,13 @@ def test_a_study_through_slurm_ends_with_the_same_bytes(cluster, local, tmp_path
     seen = {}
 
     def look():
-        for _, stage, environment in study.stages():
+        for _, command, environment in study.stages():
+            stage = re.match(r"\w+( --model \S+)?", command)[0]
             seen.setdefault(stage, set()).add(environment.get("CUDA_VISIBLE_DEVICES", ""))
 
-    before = {job["JobId"] for job in cluster.jobs()}
     study.submit(watch=look)
     assert fingerprints(study.folder) == fingerprints(local.folder)
-    jobs = [job for job in cluster.jobs() if job["JobId"] not in before]
+    jobs = cluster.jobs(study.folder)
     assert all(job["JobState"] == "COMPLETED" for job in jobs)
     learn = tuple(f"rule_{name}_wildcards_honest_lcm" for name in ("pretrain", "finetune"))
     for job in jobs:
@@ -28,6 +30,8 @@ def test_a_study_through_slurm_ends_with_the_same_bytes(cluster, local, tmp_path
         assert job.get("TresPerJob") == ("gres:gpu:1" if wants_gpu else None), job
         assert job["Partition"] == ("gpu" if wants_gpu else "cpu"), job
     # No CUDA is here: a network that got a GPU trains on the CPU all the same.
-    assert seen["pretrain"]
-    assert seen["pretrain"] <= {"0", "1"}
+    for stage in ("pretrain", "finetune"):
+        assert seen[f"{stage} --model lcm"]
+        assert seen[f"{stage} --model lcm"] <= {"0", "1"}
+    assert seen["finetune --model ridge"] == {""}
     assert seen["parcellate"] == {""}

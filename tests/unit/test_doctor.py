@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +29,15 @@ from lcm.doctor.inputs import phenotype_findings, template_findings
 from lcm.doctor.jobs import TYPICAL, Expected, StageCost, expected_jobs, stage_costs, time_findings, wall_seconds
 from lcm.doctor.machine import asked_by_rules, gpu_findings, machine_findings, memory_mb
 from lcm.doctor.scheduler import Profile, read_profile, scheduler_findings
-from lcm.doctor.space import Size, estimate, file_system, folder_findings, scratch_findings, space_findings
+from lcm.doctor.space import (
+    Size,
+    estimate,
+    file_system,
+    folder_findings,
+    people_preprocessed,
+    scratch_findings,
+    space_findings,
+)
 from lcm.imaging.index import assign_batches, index
 from tests.conftest import REPOSITORY
 from tests.workflow.conftest import write_derivatives, write_image
@@ -330,12 +339,19 @@ def test_sizes_follow_from_runs_volumes_and_regions(raw: Path):
     assert sizes["correlate"] == Size(4 * (116 * 115 / 2 * 4), 2)
     assert sizes["denoise"] == Size(4 * 116 * 100 * 4, 2)
     assert sizes["export"].num_files == 4 * 6 + 12 + 2
-    assert sizes["preprocess"].num_files == 4 * 6 + 3 * 9
+    assert sizes["preprocess"].num_files == 4 * 6 + 3 * 6
     longer = estimate(plan, jobs, census, {"LAB": 200})
     assert longer["preprocess"].num_bytes - sizes["preprocess"].num_bytes == pytest.approx(
         4 * 100 * (3.24e6 / 27 + 1500)
     )
     assert longer["correlate"] == sizes["correlate"]
+
+
+def test_people_count_as_preprocessed_once_and_when_their_table_stands(tmp_path: Path):
+    for folder in ("LAB/sub-01", "LAB/sub-02", "LAB.fmriprep/sub-01", "LAB.fmriprep/sub-02"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "LAB/sub-01/sub-01_runs.tsv").touch()
+    assert people_preprocessed(tmp_path) == 1
 
 
 def test_ten_thousand_scans_without_preprocess_and_export_make_few_files(
@@ -547,6 +563,23 @@ def test_a_profile_may_lift_what_a_rule_asks_and_forgo_the_gpu(fake: Fake):
     partitions = "cpu*|up|infinite|3000|(null)"
     small = Profile("slurm", by_rule={"preprocess": {"mem_mb": "2500"}, "finetune": {"gpu": "0", "mem_mb": "2500"}})
     assert _levels(_slurm(fake, small, partitions)) == {"scheduler": "ok"}
+
+
+def test_an_attempt_that_would_outgrow_its_partition_warns(fake: Fake):
+    """Slurm leaves such a job in the queue for ever."""
+    partitions = PARTITIONS.replace("1-00:00:00", "8:00:00")
+    assert _levels(_slurm(fake, SLURM, partitions)) == {"scheduler": "ok"}
+    patient = replace(SLURM, retries=2)
+    [found] = [finding for finding in _slurm(fake, patient, partitions) if finding.level == "warn"]
+    assert found.says.startswith(
+        "preprocess asks for 4 h, and cpu allows 8 h; each attempt asks for more, and no job of attempt 3"
+    )
+    assert found.do == 'set-resources: preprocess: {runtime: "min(480, 240 * attempt)"}'
+    # What the profile states does not grow; and where a file of partitions has room, the last attempt goes there.
+    stated = replace(patient, by_rule={**SLURM.by_rule, "preprocess": {"runtime": "240"}})
+    assert _levels(_slurm(fake, stated, partitions)) == {"scheduler": "ok"}
+    several = {"cpu": {"max_runtime": "8h"}, "gpu": {"max_runtime": "2d", "max_gpu": "8"}}
+    assert _levels(_slurm(fake, Profile("slurm", retries=2, partitions=several), partitions)) == {"scheduler": "ok"}
 
 
 FILE = {"cpu": {"max_runtime": "7d"}, "gpu": {"max_runtime": "2-00:00:00", "max_gpu": "8"}}

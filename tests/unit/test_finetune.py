@@ -55,6 +55,15 @@ def test_majority_gives_everybody_the_training_shares(study, run_stage):
     np.testing.assert_allclose(scores_of(folder, people_of_test(study)), [[1 - share, share]] * 20)
 
 
+def test_of_several_started_processes_one_fits_what_is_not_shared(run_stage, monkeypatch):
+    """A profile's launcher serves all models of a rule; eight processes that write one bundle would mix their files."""
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert not run_stage("finetune", "second", {}, model=RIDGE, task=SEX).exists()
+    monkeypatch.setenv("RANK", "0")
+    assert (run_stage("finetune", "first", {}, model=RIDGE, task=SEX) / WEIGHTS).is_file()
+
+
 def test_seen_tokens_are_reused_and_unseen_ones_appended(run_stage):
     settings = LCM | {"max_epochs": 2}
     weights = run_stage("pretrain", "pre", settings | {"targets": ["sex", "age"]}, model=PRETRAINED)

@@ -323,6 +323,29 @@ def test_a_crash_is_the_runs_reason_and_the_next_attempt_goes_on_from_its_work_f
     assert study.work() == []
 
 
+def test_a_killed_container_is_no_fault_of_the_images_and_the_next_attempt_goes_on(study: Study):
+    study.stub.behave(**{"01": "killed"})
+    with pytest.raises(OSError, match=r"killed \(status 137\), mostly for memory"):
+        study.run()
+    assert not (study.output / "sub-01_runs.tsv").exists()
+    (work,) = study.work()
+    study.stub.behave()
+    assert list(study.run()["outcome"]) == ["ok", "ok"]
+    assert _bound(study.stub.calls[1])["/work"] == str(work)
+
+
+def test_a_work_folder_that_another_may_have_made_is_refused(study: Study):
+    """It may hold steps that somebody prepared, and would show them a person's head."""
+    study.stub.behave(**{"01": "crash"})
+    study.run()
+    (work,) = study.work()
+    work.rename(study.root / "elsewhere")
+    work.symlink_to(study.root / "elsewhere")
+    with pytest.raises(OSError, match="a link, or another user's"):
+        study.run()
+    assert len(study.stub.calls) == 1
+
+
 def test_valid_outputs_stand_although_fmriprep_ended_with_an_error(study: Study, caplog: pytest.LogCaptureFixture):
     study.stub.behave(**{"01": "complete but crashed"})
     assert list(study.run()["outcome"]) == ["ok", "ok"]

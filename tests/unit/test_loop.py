@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
 from lcm.config import Training
 from lcm.models.large_connectome_model import LargeConnectomeModel
 from lcm.models.token_network import Target
-from lcm.training.loop import InMemory, State, seed_everything, train
+from lcm.training.loop import InMemory, State, moved, seed_everything, train
 from tests.small_run import on_cpu
 
 LEVELS = ("no", "yes")
@@ -283,3 +285,8 @@ def test_a_loss_that_is_not_a_number_is_an_error():
     broken.columns["inputs"][3] = 3e38
     with pytest.raises(ValueError, match="training loss"):
         run(broken, matrices(8, 1))
+
+
+def test_a_run_tells_every_device_it_was_on():
+    places = ["cpu", "cpu", "2 × cpu", "cpu", "H200"]
+    assert functools.reduce(moved, places, "") == "cpu, then 2 × cpu, then cpu, then H200"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -118,6 +120,13 @@ def test_started_processes_stay_without_a_gpu(caplog):
     with caplog.at_level(logging.WARNING):
         assert settle(Machine(devices=4, nodes=2), 0, World.of(SRUN)).count == 4
     assert caplog.messages == ["no GPU here: the 4 processes compute on the CPU"]
+
+
+def test_gpus_are_counted_on_each_node():
+    world = World.of(TORCHRUN | {"WORLD_SIZE": "8"})
+    assert settle(Machine("gpu", 8, 2), 4, world) == Machine("gpu", 8, 2)
+    with pytest.raises(ValueError, match="--devices 8 --nodes 2: torch sees 3 GPUs here"):
+        settle(Machine("gpu", 8, 2), 3, world)
 
 
 def test_other_processes_than_devices_are_an_error():
@@ -237,3 +246,48 @@ def test_the_process_sees_what_it_claimed_alone(tmp_path, monkeypatch):
     assert os.environ[VISIBLE] == "0,1"
     # What it sees is settled now; a second network of the same process goes there too.
     assert claim_gpus(2, 4, tmp_path) == ()
+
+
+def test_a_lock_folder_that_another_may_have_made_is_refused(tmp_path, monkeypatch):
+    """Or whoever makes it first could point `choosing` at any file of ours, which would be emptied."""
+    monkeypatch.setenv(VISIBLE, "")
+    monkeypatch.delenv(VISIBLE)
+    mine, planted = tmp_path / "mine", tmp_path / "locks"
+    mine.mkdir()
+    (mine / "choosing").write_text("years of work", encoding="utf-8")
+    planted.symlink_to(mine)
+    with pytest.raises(OSError, match="a link, or another user's"):
+        claim_gpus(1, 2, planted)
+    assert (mine / "choosing").read_text(encoding="utf-8") == "years of work"
+    with monkeypatch.context() as another:
+        another.setattr(os, "getuid", lambda: 12345)
+        with pytest.raises(OSError, match="a link, or another user's"):
+            claim_gpus(1, 2, mine)
+    assert VISIBLE not in os.environ
+
+
+def test_a_process_that_answers_claims_a_gpu_too(tmp_path, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "")
+    monkeypatch.delenv(VISIBLE)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("lcm.training.gpu_claims.lock_folder", lambda: tmp_path / "locks")
+    assert Machine("cpu").place() == "cpu"
+    assert VISIBLE not in os.environ
+    assert Machine().place() == "cuda"
+    assert os.environ[VISIBLE] == "0"
+
+
+def test_one_process_chooses_at_a_time(tmp_path, monkeypatch):
+    """Or two that want two of two GPUs each would each hold one, and share."""
+    locked = []
+    monkeypatch.setenv(VISIBLE, "")
+    monkeypatch.delenv(VISIBLE)
+
+    def flock(file: int | IO[str], how: int) -> None:
+        number = file if isinstance(file, int) else file.fileno()
+        locked.append((Path(f"/proc/self/fd/{number}").readlink().name, how))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claim_gpus(2, 2, tmp_path)
+    assert locked[0] == ("choosing", fcntl.LOCK_EX)
+    assert locked[1:] == [(f"gpu-{number}", fcntl.LOCK_EX | fcntl.LOCK_NB) for number in range(2)]

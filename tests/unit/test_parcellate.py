@@ -286,6 +286,21 @@ def test_a_batch_holds_one_scans_series_at_a_time(batch, monkeypatch):
     assert read_arrow(_run(batch)).num_rows == len(alive) == 3
 
 
+def test_people_of_a_batch_in_two_spaces_stop_it(tmp_path):
+    """`template: auto` on a node, or for a study that shares the cache, without TemplateFlow."""
+    rows = []
+    for person, template, outcome in (("sub-1", "A", "ok"), ("sub-2", "B", "ok"), ("sub-3", "C", "failed: cut")):
+        scan = {"dataset": "D", "participant_id": person, "scan": f"{person}_task-rest", "tr_s": 2.0, "num_volumes": 9}
+        made = {name: str(tmp_path / person / name) for name in ("bold", "mask", "confounds")} | {"template": template}
+        runs = pd.DataFrame([dict.fromkeys(RUNS.columns) | scan | made | {"outcome": outcome}])
+        write_runs(runs, tmp_path / person)
+        rows.append(dict.fromkeys(SCANS.columns) | scan | {"input": "bids", "bold": "found", "outcome": "ok"})
+    scans = pd.DataFrame(rows)
+    with pytest.raises(ValueError, match=r"people in the spaces A, B; name one in preprocess.template"):
+        with_preprocessed(scans, tmp_path)
+    assert len(with_preprocessed(scans[scans["participant_id"] != "sub-2"], tmp_path)) == 2
+
+
 def test_only_fmriprep_images_are_read_where_index_found_them(tmp_path):
     folder = tmp_path / "sub-1"
     made = {name: str(folder / f"made_{name}") for name in ("bold", "mask", "confounds")}

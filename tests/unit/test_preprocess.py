@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import gzip
 import json
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -356,8 +358,41 @@ def test_a_nodes_error_names_no_path():
     assert _reason(node) == "anatomy: FileNotFoundError: No such file or no access: (path)"
 
 
+def test_what_another_user_left_in_scratch_is_not_met(tmp_path, monkeypatch):
+    output = tmp_path / "results/preprocess/LAB/sub-01"
+    with work_folder(tmp_path, "lcm-preprocess", output) as mine:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        with work_folder(tmp_path, "lcm-preprocess", output) as theirs:
+            assert theirs != mine
+        assert mine.is_dir()
+
+
+def test_a_faulty_disk_under_a_raw_image_stops_the_job(tmp_path, monkeypatch):
+    def refuse(self: RunImage) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", "bold.nii.gz")
+
+    monkeypatch.setattr(RunImage, "check_values", refuse)
+    monkeypatch.setenv("LCM_TRACEBACK", "1")
+    scan = _scan_row(tmp_path, "sub-01_task-rest", "bold.nii.gz", None)
+    save(np.ones((4, 4, 4, NUM_VOLUMES), np.int16), np.eye(4), tmp_path / "bold.nii.gz")
+    write_tsv(pd.DataFrame([scan])[list(SCANS.columns)], tmp_path / "scans.tsv", SCANS)
+    with pytest.raises(OSError, match="and run again"):
+        _preprocess(tmp_path / "scans.tsv", tmp_path / "out")
+    assert not (tmp_path / "out" / "sub-01" / "sub-01_runs.tsv").exists()
+
+
 @pytest.mark.parametrize(
-    "said", ["resample: OSError: [Errno 28] cannot be written: the disk is full", "motion: MemoryError"]
+    "said",
+    [
+        "resample: OSError: [Errno 28] cannot be written: the disk is full",
+        "motion: MemoryError",
+        "motion: numpy._core._exceptions._ArrayMemoryError: Unable to allocate 5.0 GiB",
+        "register: RuntimeError: std::bad_alloc",
+        "resample: RuntimeError: ITK ERROR: No space left on device",
+        "motion: OSError: [Errno 116] Stale file handle",
+        "resample: OSError: [Errno 30] Read-only file system",
+        "resample: OSError: [Errno 122] written in part",
+    ],
 )
 def test_a_fault_of_the_machine_never_becomes_the_outcome_of_a_run(said: str):
     with pytest.raises(OSError, match="and run again"):

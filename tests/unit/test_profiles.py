@@ -234,6 +234,24 @@ def test_snakemake_runs_a_job_through_the_profile(profile: str, scheduler: Path,
     assert ASKED[profile][0].split("_")[0] in " ".join(_submitted(scheduler))
 
 
+FAILING = """\
+rule all:
+    log: "stage.log"
+    shell: "echo no such column: agee > {log}; exit 1"
+"""
+
+
+def test_a_job_that_fails_is_named_and_its_log_shown(tmp_path: Path):
+    """Snakemake's `quiet: rules` would filter both out, on a cluster even the scheduler's reason."""
+    (tmp_path / "Snakefile").write_text(FAILING)
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nocolor", "--workflow-profile"]
+    command += [str(REPOSITORY / "profiles" / "default")]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert re.search(r"Error in rule all:.*^no such column: agee$", run.stderr, re.MULTILINE | re.DOTALL), run.stderr
+    assert {str(_profile(profile)["quiet"]) for profile in PROFILES} == {"['host']"}
+
+
 # pbs and sge hold what lsf holds, slurm what slurm-offline holds (above).
 @pytest.mark.parametrize("profile", ["default", "lsf", "slurm-offline"])
 def test_a_study_can_be_planned_with_the_profile(profile: str, tmp_path: Path):

@@ -57,9 +57,9 @@ class SmallStudy:
         environment = os.environ | OFFLINE | {"PATH": path}
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 
-    def planned(self) -> dict[str, int]:
-        """Jobs a stage that a dry run announces."""
-        run = self.snakemake("--dry-run", "--quiet", "rules")
+    def planned(self, *targets: str) -> dict[str, int]:
+        """Jobs a stage that a dry run announces, of the whole study or of some results."""
+        run = self.snakemake(*targets, "--dry-run", "--quiet", "rules")
         assert run.returncode == 0, run.stdout + run.stderr
         return {
             name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)

@@ -20,7 +20,7 @@ SERIES = "results/parcellate/LAB/0000.arrow"
 NUM_VOLUMES = 24
 
 
-def _write_hcp(folder: Path) -> None:
+def write_hcp(folder: Path) -> None:
     """Two people of the HCP's layout with the same image at 8 mm, which is in MNI space and stays where it is."""
     template = load_template("nilearn", 8.0)
     noise = np.random.default_rng(0).normal(0, 10, (*template.mask.shape, NUM_VOLUMES))
@@ -56,7 +56,7 @@ def test_a_second_study_of_the_same_images_preprocesses_nothing(
     cache = small_study.folder / "cache"
     cache.mkdir()
     monkeypatch.setenv("SNAKEMAKE_OUTPUT_CACHE", str(cache))
-    _write_hcp(small_study.folder / "data")
+    write_hcp(small_study.folder / "data")
     one = _study(small_study.folder / "one", small_study, str(small_study.folder / "data"))
     _run(one)
     entries = sorted(path.name for path in cache.iterdir())

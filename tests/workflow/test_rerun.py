@@ -28,7 +28,7 @@ def _planned(study: SmallStudy) -> dict[str, int]:
 
 def _jobs(study: SmallStudy, *arguments: str) -> set[str]:
     """First outputs of the jobs that a run, or a dry run, tells of."""
-    # The profile keeps Snakemake quiet about rules; this takes its place.
+    # Blocks of rules are what is read here, whatever the profile says.
     run = study.snakemake(*arguments, "--quiet", "host")
     assert run.returncode == 0, run.stdout + run.stderr
     return {

@@ -138,6 +138,15 @@ def test_ten_thousand_scans_are_at_most_a_thousand_jobs_beyond_preprocess(small_
     assert found[0] + (num_batches - 2) * a_batch <= MOST_JOBS
 
 
+def test_a_batch_that_is_asked_for_plans_its_own_participants_and_no_other(small_study: SmallStudy):
+    """How docs/scale.md takes a study of raw images in parts."""
+    small_study.config["datasets"][DATASET]["phenotypes"] = None
+    (small_study.folder / "bids").mkdir()
+    _write_index(small_study.folder / "results/index", 8, 4, "bids")
+    planned = small_study.planned(f"results/parcellate/{DATASET}/0002.arrow")
+    assert planned == {"preprocess": 2, "parcellate": 1, "total": 3}
+
+
 # ── the benchmark's own arithmetic ──────────────────────────────────────────────────────────────
 
 

@@ -1,11 +1,13 @@
 """What rules share: the plan of the study, which knows every input, the hash of a stage's code, and room that grows."""
 
+import functools
+import gc
 import sys
 
 sys.path.insert(0, workflow.basedir)
 
 from lcm.plan import Plan
-from lcm.provenance import code_hash as code
+from lcm.provenance import code_hash
 
 
 wildcard_constraints:
@@ -21,9 +23,26 @@ wildcard_constraints:
     forecaster="[A-Za-z0-9-]+",
 
 
+# A plan is millions of objects that stay; to look through them for garbage again and again took a sixth of the time.
+gc.set_threshold(50_000, 20, 20)
+
+
+@functools.cache
 def indexed():
-    """Path of the scans table; Snakemake waits here for the checkpoint when it has not run yet."""
+    """Path of the scans table; Snakemake waits here until the checkpoint has run. What it made stays."""
     return checkpoints.index.get().output.scans
+
+
+def code(stage):
+    """Hash of the stage's code, for params; a job's own process asks when it plans, and reads its own stage alone."""
+    if workflow.is_main_process:
+        # A function would be called for each of many thousand jobs.
+        return code_hash(stage)
+
+    def hashed(wildcards):
+        return code_hash(stage)
+
+    return hashed
 
 
 def grows(base):
