@@ -23,7 +23,7 @@ STOPS = {
     "requeue": ("scontrol", "requeue"),
 }
 # What workflow/rules/pretrain.smk asks for, and what its second attempt does; a job queued again stays as it was.
-FIRST, SECOND = ("8000M", "12:00:00"), ("16000M", "1-00:00:00")
+FIRST, SECOND = ("4000M", "12:00:00"), ("8000M", "1-00:00:00")
 ASKED = {"signal": [FIRST, SECOND], "cancel": [FIRST, SECOND], "requeue": [FIRST]}
 
 

@@ -18,7 +18,7 @@ rule forecast:
     conda:
         "../../envs/training.yaml"
     resources:
-        mem_mb=grows(8000),
+        mem_mb=grows(4000),
         runtime=grows(240),
         gpu=1,
         nodes=1,

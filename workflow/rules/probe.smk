@@ -20,7 +20,7 @@ rule probe:
     conda:
         "../../envs/training.yaml"
     resources:
-        mem_mb=grows(8000),
+        mem_mb=grows(4000),
         runtime=grows(240),
         gpu=1,
         machine="--accelerator auto",
