@@ -443,13 +443,17 @@ def test_a_server_with_another_clock_warns(tmp_path: Path, monkeypatch: pytest.M
     assert _folder_levels(tmp_path, monkeypatch) == {"folder": "ok", "clock": "warn"}
 
 
-def test_where_a_study_lies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    kinds = iter(("tmpfs", "nfs4", "ext4"))
-    monkeypatch.setattr(doctor_space, "file_system", lambda _: next(kinds))
-    elsewhere = Path(__file__).parent
-    monkeypatch.setenv("HOME", str(elsewhere))
-    found = [[f.says for f in doctor_space._place_findings(elsewhere, next(kinds))] for _ in range(3)]
-    assert [len(one) for one in found] == [1, 1, 0]
+def test_where_a_study_lies_is_told(monkeypatch: pytest.MonkeyPatch):
+    home = Path("/srv/home/someone")
+    monkeypatch.setenv("HOME", str(home))
+    places = (
+        (home / "study", "tmpfs"),
+        (home / "study", "nfs4"),
+        (home / "study", "ext4"),
+        (Path("/tmp/study"), "ext4"),
+    )
+    found = [[f.says for f in doctor_space._place_findings(place, kind)] for place, kind in places]
+    assert [len(one) for one in found] == [1, 1, 0, 1]
     assert "temporary" in found[0][0]
     assert "quota" in found[1][0]
 
