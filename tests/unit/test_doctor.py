@@ -450,7 +450,7 @@ def test_where_a_study_lies_is_told(monkeypatch: pytest.MonkeyPatch):
         (home / "study", "tmpfs"),
         (home / "study", "nfs4"),
         (home / "study", "ext4"),
-        (Path("/tmp/study"), "ext4"),
+        (Path("/tmp/study"), "ext4"),  # noqa: S108
     )
     found = [[f.says for f in doctor_space._place_findings(place, kind)] for place, kind in places]
     assert [len(one) for one in found] == [1, 1, 0, 1]
