@@ -39,7 +39,7 @@ test-slurm: .venv/ok ## studies through a real Slurm, started here and stopped a
 	@$(RUN) LCM_SLURM=require python -m pytest tests/slurm -m slurm
 
 test-faults: .venv/ok ## every stage killed fifty times, disks that are full: hours
-	@$(RUN) LCM_KILLS=50 python -m pytest -n $(CORES) --dist loadfile tests/faults
+	@$(RUN) LCM_KILLS=50 python -m pytest -n $(CORES) --dist worksteal -rP tests/faults
 
 check: .venv/ok ## format, lint, types, import laws, generated files
 	@$(RUN) ruff format --check --quiet lcm tests docs benchmarks profiles

@@ -23,10 +23,15 @@ def main(job: str) -> None:
     if state:
         print("failed" if "E" in state else "running")
         return
-    # A job takes some seconds from the queue to the accounting file, which the login node must be able to read.
-    record = subprocess.run(["qacct", "-j", job], check=False, capture_output=True, text=True).stdout
-    found = dict(re.findall(r"^(failed|exit_status)\s+(\d+)", record, re.MULTILINE))
+    record = subprocess.run(["qacct", "-j", job], check=False, capture_output=True, text=True)
+    found = dict(re.findall(r"^(failed|exit_status)\s+(\d+)", record.stdout, re.MULTILINE))
     if not found:
+        # A job takes some seconds from the queue to the accounting file and is "not found" till then. Other reasons stay.
+        if record.stderr and "not found" not in record.stderr:
+            print(
+                f"qacct cannot tell how job {job} ended, so it counts as running: {record.stderr.strip()}",
+                file=sys.stderr,
+            )
         print("running")
     else:
         print("success" if set(found.values()) == {"0"} else "failed")

@@ -211,6 +211,26 @@ def test_a_scheduler_that_does_not_answer_means_a_job_that_runs(profile: str, tm
     assert subprocess.check_output(status, text=True, env=os.environ | path) == "running\n"
 
 
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("error: job id 17 not found", ""),
+        (
+            "accounting: Permission denied",
+            "qacct cannot tell how job 17 ended, so it counts as running: accounting: Permission denied\n",
+        ),
+    ],
+)
+def test_grid_engine_that_keeps_its_accounting_to_itself_is_no_silence(answer: str, told: str, tmp_path: Path):
+    for name, script in (("qstat", "exit 0"), ("qacct", f"echo {answer} >&2; exit 1")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    status = [REPOSITORY / "profiles" / "sge" / "status.py", "17"]
+    run = subprocess.run(status, capture_output=True, text=True, check=True, env=os.environ | path)
+    assert (run.stdout, run.stderr) == ("running\n", told)
+
+
 SMALL = """\
 rule all:
     input: "done"
