@@ -6,6 +6,7 @@ import fcntl
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -84,7 +85,7 @@ def estimate(plan: Plan, jobs: Mapping[str, int], census: Census, volumes: Mappi
     found |= _learned(plan, jobs, regions)
     scans, batches = len(census.rows), len({(row["dataset"], row["batch"]) for row in census.rows})
     found["tables"] = Size(3000 * scans, 2 * batches + 30)
-    found["report"] = Size(4e6 + 5000 * jobs.get("evaluate", 0), 60)
+    found["report"] = _reported(study, rows)
     count = sum(jobs.values())
     # Log, benchmark and Snakemake's own record of a job.
     found["logs"] = Size(8000 * count, 3 * count)
@@ -131,6 +132,13 @@ def _exported(plan: Plan, jobs: Mapping[str, int], rows: list[Row], volumes: Map
     # Numbers as text, 11 to 13 characters each.
     num_bytes = sum(11.5 * volumes[row["dataset"]] * regions + 13 * regions**2 + 5000 for row in mine)
     return Size(strategies * num_bytes, strategies * 6 * len(mine) + 12 * len(names) + 2 * jobs.get("export", 0))
+
+
+def _reported(study: Study, rows: list[Row]) -> Size:
+    """The page with its figures, by the demo's: two maps a task, a few figures a dataset, and some scans' registration."""
+    raw = Counter(row["dataset"] for row in rows if row["input"] == "bids")
+    shown = sum(min(count, study.report.num_qc_scans) for count in raw.values())
+    return Size(1.5e6 + 1e6 * len(study.tasks) + 5e5 * len(study.datasets) + 3e5 * shown, 40 + 15 * len(study.tasks))
 
 
 def _learned(plan: Plan, jobs: Mapping[str, int], regions: int) -> dict[str, Size]:
