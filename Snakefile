@@ -1,5 +1,6 @@
 """From raw BIDS to a benchmark table: the configuration, one file a stage in running order, one target."""
 
+import gc
 import shlex
 
 if not config:
@@ -11,6 +12,15 @@ report: "workflow/report/study.rst"
 
 
 shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
+
+
+# A plan is millions of objects that stay; to look through them for garbage again and again took a sixth of the time.
+gc.disable()
+
+
+onstart:
+    gc.freeze()
+    gc.enable()
 
 
 include: "workflow/rules/common.smk"

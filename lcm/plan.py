@@ -8,7 +8,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from operator import attrgetter
 from pathlib import Path
 
 from lcm.atlas import load_atlas
@@ -17,7 +19,7 @@ from lcm.cohort.source import canonical, read_source, source_path
 from lcm.config import Predict, Study, read_study
 from lcm.imaging.index import PREPARED
 from lcm.imaging.strategy import read_strategy, strategy_path
-from lcm.plan_checks import check_names, check_sizes
+from lcm.plan_checks import check_names, checked_aside
 from lcm.plan_learning import LearningPlan, Wildcards
 
 _PACKAGE = Path(__file__).parent
@@ -34,7 +36,8 @@ class Plan(LearningPlan):
         self.study: Study = read_study(config)
         self._indexed = indexed
         real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
-        self.listing = listing(real) if walk else ""
+        with checked_aside(self.study) if walk else nullcontext():
+            self.listing = listing(real) if walk else ""
         self.asked = self.study.predict or Predict()
         self.strategies = self._strategies()
         self.primary = next(iter(self.strategies))
@@ -43,7 +46,6 @@ class Plan(LearningPlan):
         check_names(self.study, self.strategies)
         if walk:
             load_atlas(self.study.parcellate.atlas).check()
-            check_sizes(self.study)
         self.atlas = load_atlas(self.study.parcellate.atlas).files
         self.reference: str | list[str] = self.study.correlate.reference or []
         self.simulated = "results/simulate/truth.json" if self.study.simulate else []
@@ -204,17 +206,31 @@ def listing(paths: Sequence[str]) -> str:
     """Hash of names, sizes and times of every file below some folders: when it changes, `index` runs again."""
     digest = hashlib.sha256()
     for root in sorted(set(paths)):
-        for folder, folders, names in os.walk(root):
-            folders.sort()
-            for name in sorted(names):
-                path = os.path.join(folder, name)
-                try:
-                    stat = os.stat(path)
-                except FileNotFoundError:
-                    # A link whose content is missing (DataLad before `get`) is listed as the link it is.
-                    stat = os.lstat(path)
-                digest.update(f"{folder}/{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        for entry in _files(root):
+            try:
+                stat = entry.stat()
+            except FileNotFoundError:
+                # A link whose content is missing (DataLad before `get`) is listed as the link it is.
+                stat = entry.stat(follow_symlinks=False)
+            digest.update(f"{entry.path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Every file below a folder, always in the same order; linked folders and those nobody may read are left out.
+
+    os.walk forgets what the disk has said of each entry, and asking again doubles the time for many thousand folders.
+    """
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=attrgetter("name"))
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_dir():
+            yield entry
+        elif not entry.is_symlink():
+            yield from _files(entry.path)
 
 
 @functools.cache

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -158,8 +163,25 @@ def _check_windows(study: Study) -> None:
         )
 
 
+@contextmanager
+def checked_aside(study: Study) -> Iterator[None]:
+    """Run check_sizes in a process of its own beside the block, and raise its ValueError where the block ends.
+
+    To know a network's arguments takes torch: a second, and 200 MB that Snakemake would hold as long as the study runs.
+    """
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    command, given = [sys.executable, "-m", "lcm.plan_checks"], study.model_dump_json()
+    with ThreadPoolExecutor(1) as aside:
+        check = aside.submit(
+            subprocess.run, command, input=given, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        )
+        yield
+    if check.result().returncode != 0:
+        raise ValueError(check.result().stderr.strip())
+
+
 def check_sizes(study: Study) -> None:
-    """Stop for a size that a network does not take; importing torch for it costs a second, once a run."""
+    """Stop for a size that a network does not take; raises ValueError. Without torch nothing can be told."""
     if find_spec("torch") is None:
         return
     for model in study.models.values():
@@ -276,3 +298,10 @@ def _check_target(where: str, target: str, *, allow_covariate: bool) -> None:
             f"{where}: {target!r} is a covariate: it is there to describe people and to test confounding, not to be learned; "
             "a task of its own with `allow_covariate: true` predicts it on purpose"
         )
+
+
+if __name__ == "__main__":
+    try:
+        check_sizes(Study.model_validate_json(sys.stdin.read()))
+    except ValueError as error:
+        sys.exit(str(error))

@@ -30,22 +30,17 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    """Names below `lcm` that a module imports, inside functions too."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lcm":
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "lcm")
+def _imports(node: ast.AST) -> Iterator[str]:
+    """Names below `lcm` that an import statement names."""
+    if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "lcm":
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "lcm")
 
 
-class _Undocumented(ast.NodeTransformer):
-    """Drops bare strings, so that a docstring edit changes no hash (comments are not in the tree at all)."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if is_text else node
+def _is_bare_string(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 @functools.cache
@@ -57,9 +52,15 @@ def _read(module: str) -> tuple[tuple[str, ...], str] | None:
     path = _file_of(module)
     if path is None:
         return None
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    imports = tuple(_imports(tree))
-    return imports, hashlib.sha256(ast.dump(_Undocumented().visit(tree)).encode()).hexdigest()
+    tree, imports = ast.parse(path.read_text(encoding="utf-8")), list[str]()
+    for node in ast.walk(tree):
+        imports += _imports(node)
+        for block in ("body", "orelse", "finalbody"):
+            statements = getattr(node, block, None)
+            if isinstance(statements, list):
+                # A docstring edit changes no hash; comments are not in the tree at all.
+                statements[:] = [one for one in statements if not _is_bare_string(one)]
+    return tuple(imports), hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 @functools.cache

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -236,6 +239,15 @@ def test_a_misspelt_size_stops_before_the_first_job():
         Plan(CONFIG | {"models": models}, str, walk=True)
 
 
+def test_planning_leaves_torch_out_of_snakemakes_memory():
+    code = "import json, sys; from lcm.plan import Plan; Plan(json.load(sys.stdin), str, walk=True)"
+    code += "; print('torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(CONFIG), capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False\n"
+
+
 def test_images_are_not_parcellated_by_a_table_alone(tmp_path: Path):
     table = tmp_path / "atlas-One_dseg.tsv"
     table.write_text("index\tname\n1\tall\n")
@@ -325,6 +337,23 @@ def test_the_listing_sees_a_new_file_and_a_changed_one(tmp_path: Path):
     changed = listing([str(tmp_path)])
     (tmp_path / "new").touch()
     assert len({before, changed, listing([str(tmp_path)])}) == 3
+
+
+def test_the_listing_enters_every_folder_but_linked_ones_and_goes_on_where_there_is_none(tmp_path: Path):
+    for place in ("data/sub-2/ses-1/func/a", "data/sub-1/b", "data/c", "elsewhere/d"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    data = str(tmp_path / "data")
+    listed = {listing([data])}
+    for place in ("data/sub-2/ses-1/func/a", "data/sub-1/b", "data/c"):
+        os.utime(tmp_path / place, ns=(1, 1))
+        listed.add(listing([data]))
+    assert len(listed) == 4
+    os.utime(tmp_path / "elsewhere" / "d", ns=(1, 1))
+    assert listing([data]) in listed
+    assert listing([data, str(tmp_path / "absent")]) == listing([data])
 
 
 def test_the_listing_bears_a_link_without_content(tmp_path: Path):

@@ -1,7 +1,6 @@
 """What rules share: the plan of the study, which knows every input, the hash of a stage's code, and room that grows."""
 
 import functools
-import gc
 import sys
 
 sys.path.insert(0, workflow.basedir)
@@ -21,10 +20,6 @@ wildcard_constraints:
     fold="[0-9]+",
     bundle="[A-Za-z0-9-]+",
     forecaster="[A-Za-z0-9-]+",
-
-
-# A plan is millions of objects that stay; to look through them for garbage again and again took a sixth of the time.
-gc.set_threshold(50_000, 20, 20)
 
 
 @functools.cache
