@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[1]
 SMALLEST = 20
-"""Scans of the run that stands for start-up."""
+"""Scans of the run that stands for start-up; the cheaper of two."""
 LEAST_S = 0.2
 """CPU seconds above start-up that tell growth from noise."""
 WANTED = 1.1
@@ -221,6 +221,9 @@ def run(sizes: Sequence[int], asked: Sequence[str], folder: Path) -> list[Row]:
                 (study / f"{kind}-study" / name).symlink_to(study / name)
         for stage in with_needed(asked):
             row = measure(stage, size, study)
+            if size == SMALLEST:
+                # The first run of all reads libraries from the disk: that start-up would be taken off every other size.
+                row = min(row, measure(stage, size, study), key=lambda one: one.cpu_s)
             if stage in asked:
                 rows.append(row)
                 sys.stderr.write(f"{row.stage:<15}{row.scans:>7} {row.seconds:8.1f} s {row.peak_mb:7.0f} MB\n")
