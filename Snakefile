@@ -18,6 +18,7 @@ shell.prefix(f"export PYTHONPATH={shlex.quote(str(workflow.basedir))}; ")
 gc.disable()
 
 
+# What runs for days collects again, but for the plan.
 onstart:
     gc.freeze()
     gc.enable()

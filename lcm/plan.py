@@ -36,14 +36,15 @@ class Plan(LearningPlan):
         self.study: Study = read_study(config)
         self._indexed = indexed
         real = [d.path for d in self.study.datasets.values() if not d.path.startswith("results/")]
+        self.strategies = self._strategies()
+        # A name that nothing stands behind is told first, in words of its own.
         with checked_aside(self.study) if walk else nullcontext():
             self.listing = listing(real) if walk else ""
+            check_names(self.study, self.strategies)
         self.asked = self.study.predict or Predict()
-        self.strategies = self._strategies()
         self.primary = next(iter(self.strategies))
         self.connectome_folder = f"results/correlate/{self.primary}"
         self.recording_folder = f"results/collect/{self.primary}"
-        check_names(self.study, self.strategies)
         if walk:
             load_atlas(self.study.parcellate.atlas).check()
         self.atlas = load_atlas(self.study.parcellate.atlas).files

@@ -239,6 +239,12 @@ def test_a_misspelt_size_stops_before_the_first_job():
         Plan(CONFIG | {"models": models}, str, walk=True)
 
 
+def test_an_unknown_architecture_is_told_by_its_model_where_sizes_are_checked_too():
+    models = {"lcm": CONFIG["models"]["lcm"] | {"architecture": "lmc"}}
+    with pytest.raises(ValueError, match="model lcm: no architecture 'lmc'"):
+        Plan(CONFIG | {"models": models}, str, walk=True)
+
+
 def test_planning_leaves_torch_out_of_snakemakes_memory():
     code = "import json, sys; from lcm.plan import Plan; Plan(json.load(sys.stdin), str, walk=True)"
     code += "; print('torch' in sys.modules)"
